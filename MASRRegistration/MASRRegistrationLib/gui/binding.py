@@ -1,0 +1,113 @@
+"""Keeps the widgets and the parameter node of the scene together, whatever happens to the scene."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import slicer
+import vtk
+from masr_registration import presets
+from slicer.util import VTKObservationMixin
+
+from .parameters import DEFAULT_PRESET
+
+
+class ParameterBinding(VTKObservationMixin):
+    """Connected between `connect` and `disconnect`.
+
+    Node selectors forget their nodes when a scene is closed or imported and put another node in the place of a deleted
+    one; both would reach the parameter node. So they are disconnected meanwhile, and a deleted node leaves an empty
+    parameter.
+
+    `onChange` gets the parameter node whenever it or one of its values has changed.
+
+    Attributes:
+        parameters: the parameter node, None while nothing is connected.
+    """
+
+    def __init__(
+        self,
+        ui: Any,
+        getParameterNode: Callable[[], Any],
+        isShown: Callable[[], bool],
+        onChange: Callable[[Any], None],
+    ) -> None:
+        super().__init__()
+        self.parameters: Any = None
+        self._ui, self._getParameterNode, self._isShown, self._onChange = (
+            ui,
+            getParameterNode,
+            isShown,
+            onChange,
+        )
+        self._guiTag: int | None = None
+        self._removed: dict[str, list[str]] = {}
+        scene = slicer.mrmlScene
+        for event in (scene.StartCloseEvent, scene.StartImportEvent):
+            self.addObserver(scene, event, self._onStartChange)
+        for event in (scene.EndCloseEvent, scene.EndImportEvent):
+            self.addObserver(scene, event, self._onEndChange)
+        # before and after the selectors hear of it
+        self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self._onNodeAboutToBeRemoved, priority=100.0)
+        self.addObserver(scene, scene.NodeRemovedEvent, self._onNodeRemoved, priority=-100.0)
+
+    def connect(self) -> None:
+        """Connect the scene's parameter node, made if there is none."""
+        self.disconnect()
+        self.parameters = self._getParameterNode()
+        if self.parameters.preset not in presets.names():  # a scene of another version
+            self.parameters.preset = DEFAULT_PRESET
+        self._guiTag = self.parameters.connectGui(self._ui)
+        self.addObserver(self.parameters, vtk.vtkCommand.ModifiedEvent, self._onModified)
+        self._onChange(self.parameters)
+
+    def disconnect(self) -> None:
+        """Leave the parameter node alone."""
+        if self.parameters is None:
+            return
+        self._disconnectGui()
+        self._removed.clear()
+        self.removeObserver(self.parameters, vtk.vtkCommand.ModifiedEvent, self._onModified)
+        self.parameters = None
+        self._onChange(self.parameters)
+
+    def release(self) -> None:
+        """Disconnect for good."""
+        self.disconnect()
+        self.removeObservers()
+
+    def _disconnectGui(self) -> None:
+        if self._guiTag is not None:
+            self.parameters.disconnectGui(self._guiTag)
+            self._guiTag = None
+
+    def _onModified(self, caller: Any, event: str) -> None:
+        self._onChange(self.parameters)
+
+    def _onStartChange(self, caller: Any, event: str) -> None:
+        self.disconnect()
+
+    def _onEndChange(self, caller: Any, event: str) -> None:
+        if self._isShown():
+            self.connect()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _onNodeAboutToBeRemoved(self, caller: Any, event: str, node: Any) -> None:
+        parameters = self.parameters
+        if parameters is None:
+            return
+        names = [name for name in parameters.allParameters if getattr(parameters, name) is node]
+        if names:
+            self._removed[node.GetID()] = names
+            self._disconnectGui()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _onNodeRemoved(self, caller: Any, event: str, node: Any) -> None:
+        names = self._removed.pop(node.GetID(), [])
+        if self.parameters is None:
+            return
+        for name in names:
+            setattr(self.parameters, name, None)
+        if names and not self._removed:
+            self._guiTag = self.parameters.connectGui(self._ui)

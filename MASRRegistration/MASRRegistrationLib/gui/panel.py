@@ -1,0 +1,180 @@
+"""The module panel: shows why it cannot register, what a running job does, and what came out."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import slicer
+from masr_registration import presets
+from masr_registration.errors import CancelledError, InputError, MasrError
+from slicer.i18n import tr as _
+
+from ..mrml.inputs import checkRequest
+from ..mrml.results import RegistrationResult
+
+
+class RegistrationPanel:
+    """Drives the widgets of MASRRegistration.ui.
+
+    `logic` has `register` and `getParameterNode`.
+
+    Attributes:
+        parameters: the connected parameter node, None while the module is not shown.
+    """
+
+    def __init__(self, ui: Any, logic: Any) -> None:
+        self.ui, self.logic = ui, logic
+        self.parameters: Any = None
+        self.job: Any = None
+        ui.presetFileEdit.currentPath = ""  # it may have begun with a path of its history
+        ui.applyButton.connect("clicked(bool)", self.onApply)
+        ui.presetFileEdit.connect("currentPathChanged(QString)", lambda path: self.update())
+        self.update()
+
+    def show(self, parameters: Any) -> None:
+        """Another parameter node, or other values in it."""
+        self.parameters = parameters
+        self.update()
+
+    @property
+    def running(self) -> bool:
+        return self.job is not None and self.job.running
+
+    def update(self) -> None:
+        """Show what can be done now, and if nothing, why."""
+        reason = "" if self.running else self._reason()
+        cancelling = self.running and self.job.cancelling
+        ui = self.ui
+        ui.applyButton.text = _("Cancel") if self.running else _("Register")
+        ui.applyButton.enabled = not reason and not cancelling
+        ui.reasonLabel.text = reason
+        ui.reasonLabel.visible = bool(reason)
+        ui.progressBar.visible = ui.stageLabel.visible = self.running
+        for section in (ui.inputsButton, ui.outputsButton, ui.advancedButton):
+            section.enabled = not self.running
+        ui.presetLabel.text = self._presetDescription()
+
+    def onApply(self) -> None:
+        """Register, or cancel what runs."""
+        if self.running:
+            self.job.cancel()
+            self.ui.stageLabel.text = _("Cancelling…")
+            self.update()
+        else:
+            self._register()
+
+    def abandon(self) -> None:
+        """End what runs, silently."""
+        if self.job is not None:
+            self.job.abandon()
+
+    def _register(self) -> None:
+        parameters, ui = self.parameters, self.ui
+        ui.logEdit.clear()
+        ui.statusLabel.text = ""
+        ui.progressBar.value = 0
+        ui.stageLabel.text = _("Starting…")
+        try:
+            self.job = self.logic.register(
+                parameters.fixedVolume,
+                parameters.movingVolume,
+                ui.presetFileEdit.currentPath or parameters.preset,
+                parameters.outputTransform,
+                parameters.outputVolume,
+                waitForCompletion=False,
+                onProgress=self._onProgress,
+                onFinished=self._onFinished,
+                onLog=ui.logEdit.appendPlainText,
+            )
+        except MasrError as error:
+            self._showError(error)
+        self.update()
+
+    def _reason(self) -> str:
+        parameters = self.parameters
+        if parameters is None:
+            return _("Open the module to register.")
+        try:
+            checkRequest(
+                parameters.fixedVolume,
+                parameters.movingVolume,
+                parameters.outputTransform,
+                parameters.outputVolume,
+            )
+        except InputError as error:
+            return str(error)
+        return ""
+
+    def _presetDescription(self) -> str:
+        file, parameters = self.ui.presetFileEdit.currentPath, self.parameters
+        if not file and parameters is None:
+            return ""
+        try:
+            return presets.load(file or parameters.preset).description
+        except InputError as error:
+            return str(error)
+
+    def _onProgress(self, stage: str, fraction: float, remaining: float | None) -> None:
+        self.ui.progressBar.value = round(100 * fraction)
+        self.ui.stageLabel.text = f"{stageName(stage)}{remainingTime(remaining)}"
+
+    def _onFinished(self, result: RegistrationResult | None, error: MasrError | None) -> None:
+        if error is not None:
+            self._showError(error)
+        elif result is not None:
+            parameters = self.parameters or self.logic.getParameterNode()
+            parameters.outputTransform = result.transformNode
+            parameters.outputVolume = result.volumeNode
+            self.ui.statusLabel.text = verdictText(result)
+        self.update()
+
+    def _showError(self, error: MasrError) -> None:
+        details = "\n".join(getattr(error, "__notes__", []))
+        self.ui.statusLabel.text = str(error)
+        if details:
+            self.ui.logEdit.appendPlainText(details)
+        if not isinstance(error, CancelledError):
+            slicer.util.errorDisplay(plain(str(error)), detailedText=details or None)
+
+
+def plain(text: str) -> str:
+    """`text` for a message box, which would take node names with tags in them for HTML."""
+    return f"<p>{html.escape(text)}</p>" if "<" in text else text
+
+
+def stageName(stage: str) -> str:
+    """A worker's stage for a person."""
+    names = {
+        "read": _("Reading the volumes"),
+        "linear": _("Aligning position, rotation and size"),
+        "discrete": _("Searching large deformations"),
+        "continuous": _("Refining the deformation"),
+        "check": _("Checking the result"),
+        "write": _("Writing the result"),
+        "report": _("Writing the report"),
+    }
+    return names.get(stage, stage)
+
+
+def remainingTime(seconds: float | None) -> str:
+    """What follows the stage's name; empty when nothing is known."""
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return _(" – about {n} s left").format(n=max(1, round(seconds)))
+    return _(" – about {n} min left").format(n=round(seconds / 60))
+
+
+def verdictText(result: RegistrationResult) -> str:
+    """The verdict in words, its reasons, and every warning."""
+    heads = {
+        "plausible": _(
+            "Plausible: no check speaks against this result. How exact it is, only looking can tell."
+        ),
+        "doubtful": _("Doubtful: look closely before you use this result."),
+        "failed": _("Failed: do not use this result."),
+    }
+    level = str(result.verdict.get("level", ""))
+    head = heads.get(level, _("There is no verdict on this result."))
+    return "\n".join(dict.fromkeys([head, *result.verdict.get("reasons", []), *result.warnings]))

@@ -1,0 +1,203 @@
+"""The background process under Qt's event loop: starts at once, reports by callbacks, never blocks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+import qt
+from masr_registration.errors import MasrError, ResourceError
+from masr_registration.worker import client
+from masr_registration.worker.jobfolder import JobFolder
+from masr_registration.worker.messages import (
+    CANCEL,
+    FINAL,
+    Hello,
+    LineBuffer,
+    Message,
+    ProtocolError,
+    Request,
+    decode,
+    encode_object,
+    encode_request,
+)
+from slicer.i18n import tr as _
+
+MILLISECONDS_TO_OBEY = int(1000 * client.SECONDS_TO_OBEY)
+MILLISECONDS_TO_LEAVE = int(1000 * client.SECONDS_TO_LEAVE)
+LOG_LINES = 200
+
+
+class WorkerProcess:
+    """One job in a process of its own.
+
+    `onMessage` gets every message, `onLog` every line of the log, `onEnd` exactly once the outcome or an error, never
+    before `start` has returned. The interpreter is PythonSlicer, looked up on the PATH when the job starts (while
+    modules are being loaded `sys.executable` is the application itself).
+
+    Attributes:
+        pid: of the worker once it has said hello, None before and afterwards.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        onMessage: Callable[[Message], None],
+        onLog: Callable[[str], None],
+        onEnd: Callable[[client.Outcome | None, MasrError | None], None],
+        module: str = client.WORKER,
+    ) -> None:
+        self._request, self._module = request, module
+        self._onMessage, self._onLog, self._onEnd = onMessage, onLog, onEnd
+        self._lines, self._logLines = LineBuffer(), LineBuffer(limit=2000)
+        self._log: deque[str] = deque(maxlen=LOG_LINES)
+        self.pid: int | None = None
+        self._final: Message | None = None
+        self._asked = self._cancelled = self._overdue = self._ended = False
+        self._folder: JobFolder | None = None
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.connect("timeout()", self._onDeadline)
+        self._process = process = qt.QProcess()
+        process.connect("started()", self._onStarted)
+        process.connect("readyReadStandardOutput()", self._onOutput)
+        process.connect("readyReadStandardError()", self._onError)
+        process.connect("errorOccurred(QProcess::ProcessError)", self._onProcessError)
+        process.connect("finished(int,QProcess::ExitStatus)", self._onFinished)
+
+    def start(self) -> None:
+        """Raises `ResourceError` when there is no PythonSlicer or no temporary folder."""
+        python = shutil.which("PythonSlicer")
+        if python is None:
+            raise ResourceError(
+                _("PythonSlicer, the Python of 3D Slicer, was not found; is Slicer complete?")
+            )
+        self._folder = JobFolder.create()
+        environment = qt.QProcessEnvironment.systemEnvironment()
+        environment.insert("PYTHONPATH", client.module_path(os.environ.get("PYTHONPATH")))
+        self._process.setProcessEnvironment(environment)
+        self._process.setWorkingDirectory(str(self._folder.path))
+        program, *arguments = client.command(python, self._module)
+        self._process.start(program, arguments)
+
+    def cancel(self) -> None:
+        """Ask the worker to stop; two seconds later it is killed."""
+        if self._cancelled or self._ended:
+            return
+        self._cancelled = True
+        if self._asked:
+            self._send(encode_object(CANCEL))
+        self._timer.start(MILLISECONDS_TO_OBEY)
+
+    def abandon(self) -> None:
+        """Kill the worker now and call nobody back: the application quits."""
+        if self._ended:
+            return
+        self._ended = True
+        self._kill()
+        self._process.waitForFinished(1000)
+        self._tidy()
+
+    def _send(self, line: bytes) -> None:
+        self._process.write(qt.QByteArray(line))
+
+    def _onStarted(self) -> None:
+        self._send(encode_request(self._request))
+        self._asked = True
+        if self._cancelled:
+            self._send(encode_object(CANCEL))
+
+    def _onOutput(self) -> None:
+        for line in self._lines.feed(self._process.readAllStandardOutput().data()):
+            self._handle(line)
+
+    def _onError(self) -> None:
+        self._keep(self._logLines.feed(self._process.readAllStandardError().data()))
+
+    def _keep(self, lines: list[str]) -> None:
+        for line in lines:
+            self._log.append(line)
+            if not self._ended:
+                self._onLog(line)
+
+    def _handle(self, line: str) -> None:
+        if self._ended:
+            return
+        try:
+            message = decode(line)
+        except ProtocolError as error:
+            logging.warning("Ignored a line of the registration process: %s", error)
+            return
+        if message is None:
+            logging.warning("Ignored a message of a type that this version does not know.")
+            return
+        if isinstance(message, Hello):
+            self.pid = message.pid
+        if isinstance(message, FINAL) and self._final is None:
+            self._final = message
+            self._timer.start(MILLISECONDS_TO_LEAVE)
+        self._onMessage(message)
+
+    def _onDeadline(self) -> None:
+        self._overdue = True
+        self._kill()
+
+    def _kill(self) -> None:
+        """The process that said hello, then PythonSlicer, which is only its launcher; one that has not said hello yet
+        ends when its standard input does."""
+        if self.pid is not None:
+            with suppress(OSError):
+                os.kill(self.pid, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+        self._process.closeWriteChannel()
+        self._process.kill()
+
+    def _onProcessError(self, error: int) -> None:
+        if error == qt.QProcess.FailedToStart:  # `finished` never comes
+            sentence = _("The registration process could not be started: no usable PythonSlicer.")
+            qt.QTimer.singleShot(0, lambda: self._end(None, ResourceError(sentence)))
+
+    def _onFinished(self, exitCode: int, status: int) -> None:
+        self._onOutput()
+        for line in self._lines.close():
+            self._handle(line)
+        self._onError()
+        self._keep(self._logLines.close())
+        crashed = status == qt.QProcess.CrashExit
+        if crashed:
+            self._kill()  # the launcher died, perhaps alone
+        self.pid = None  # its number may belong to another process soon
+        try:
+            outcome = client.judge(
+                self._final,
+                _posixCode(exitCode) if crashed else exitCode,
+                cancelled=self._cancelled,
+                overdue=self._overdue,
+                log=self._log,
+            )
+        except MasrError as error:
+            self._end(None, error)
+        else:
+            self._end(outcome, None)
+
+    def _end(self, outcome: client.Outcome | None, error: MasrError | None) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self._tidy()
+        self._onEnd(outcome, error)
+
+    def _tidy(self) -> None:
+        self._timer.stop()
+        if self._folder is not None:
+            self._folder.remove()
+
+
+def _posixCode(exitCode: int) -> int:
+    """Qt gives the number of the signal, subprocess minus that number."""
+    return -exitCode if 0 < exitCode < 65 else exitCode or 1

@@ -1,0 +1,1 @@
+"""Nodes to files and results to nodes. Needs slicer, vtk and numpy; knows no qt."""

@@ -1,0 +1,178 @@
+"""The files of a result -> nodes.
+
+The worker's transform maps fixed world to moving world. The transform node maps fixed world to the moving volume's own
+coordinates: it ends with the inverse of the parent transforms that the moving volume had. So the moving volume, and
+whatever lies in its coordinates, observes the result directly, in place of those parents.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+from masr_registration.errors import MasrError
+from masr_registration.worker.client import Outcome
+from slicer.i18n import tr as _
+
+from .inputs import InputVolume, voxelTime
+
+RESULT_ATTRIBUTE = "MASR.Result"
+VERDICT_ATTRIBUTE = "MASR.Verdict"
+
+
+@dataclass
+class RegistrationResult:
+    """What a registration left in the scene.
+
+    Attributes:
+        transformNode: fixed world -> moving volume's coordinates (FromParent), with references and provenance.
+        volumeNode: the moving volume on the fixed volume's grid, without a parent transform.
+        verdict: level (plausible, doubtful, failed) and reasons.
+        metrics, warnings: as in result.json; `warnings` also says what changed in the scene meanwhile.
+    """
+
+    transformNode: Any
+    volumeNode: Any
+    verdict: dict[str, Any]
+    metrics: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+
+
+def deliver(
+    outcome: Outcome, fixed: InputVolume, moving: InputVolume, transformNode: Any, volumeNode: Any
+) -> RegistrationResult:
+    """Write a result into the given output nodes; None, deleted or unsuitable ones are made anew.
+
+    Raises `MasrError` for files that cannot be read.
+    """
+    warnings = [*outcome.warnings, *_changes(fixed, moving)]
+    scene = slicer.mrmlScene
+    transform, array = _readTransform(outcome.files["transform"]), _readVoxels(outcome.files["warped"])
+    wanted = transformNode if transformNode is not None and scene.IsNodePresent(transformNode) else None
+    title = f"{moving.name} to {fixed.name}"
+    transformNode = wanted if wanted is not None and _canHold(wanted, transform) else None
+    if transformNode is None:
+        kind = "vtkMRMLLinearTransformNode" if transform.IsLinear() else "vtkMRMLTransformNode"
+        transformNode = scene.AddNewNodeByClass(kind, scene.GenerateUniqueName(title))
+    if wanted is not None and transformNode is not wanted:
+        warnings.append(
+            _('"{old}" cannot hold this kind of transform; the result is in "{new}".').format(
+                old=wanted.GetName(), new=transformNode.GetName()
+            )
+        )
+    if volumeNode is None or not scene.IsNodePresent(volumeNode):
+        name = scene.GenerateUniqueName(f"{moving.name} registered to {fixed.name}")
+        volumeNode = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    _setTransform(transformNode, transform, np.linalg.inv(moving.parentToWorld))
+    _setVolume(volumeNode, array, fixed)
+    _describe(transformNode, outcome, warnings, fixed, moving)
+    return RegistrationResult(transformNode, volumeNode, outcome.verdict, outcome.metrics, warnings)
+
+
+def _changes(fixed: InputVolume, moving: InputVolume) -> list[str]:
+    """Sentences on what happened to the inputs meanwhile. The moving volume's parents do not matter to the result."""
+    found = []
+    for volume in (fixed, moving):
+        if not volume.isInScene():
+            sentence = _('"{name}" was deleted during the registration; the result belongs to it as it was.')
+        elif _changed(volume, withParents=volume is fixed):
+            sentence = _('"{name}" was changed during the registration; the result belongs to it as it was.')
+        else:
+            continue
+        found.append(sentence.format(name=volume.name))
+    return found
+
+
+def _changed(volume: InputVolume, withParents: bool) -> bool:
+    if voxelTime(volume.node) != volume.voxelTime:
+        return True
+    matrix, expected = vtk.vtkMatrix4x4(), volume.ijkToRas
+    volume.node.GetIJKToRASMatrix(matrix)
+    now = slicer.util.arrayFromVTKMatrix(matrix)
+    if withParents:
+        parent, expected = volume.node.GetParentTransformNode(), volume.ijkToWorld
+        if parent is not None and not parent.IsTransformToWorldLinear():
+            return True
+        if parent is not None:
+            parent.GetMatrixTransformToWorld(matrix)
+            now = slicer.util.arrayFromVTKMatrix(matrix) @ now
+    return not np.allclose(now, expected, atol=1e-6)
+
+
+def _readTransform(path: Path) -> Any:
+    """A transform node outside of the scene; FromParent, cubic interpolation as Slicer's reader makes it."""
+    node, storage = slicer.vtkMRMLTransformNode(), slicer.vtkMRMLTransformStorageNode()
+    storage.SetFileName(str(path))
+    if not storage.ReadData(node):
+        raise MasrError(_("The transform of the result could not be read."))
+    return node
+
+
+def _readVoxels(path: Path) -> np.ndarray:
+    """(D, H, W) in the type of the file."""
+    import SimpleITK as sitk
+
+    try:
+        return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    except RuntimeError as error:
+        raise MasrError(_("The warped volume of the result could not be read.")) from error
+
+
+def _canHold(node: Any, transform: Any) -> bool:
+    if node.GetClassName() == "vtkMRMLTransformNode":
+        return True
+    return node.GetClassName() == "vtkMRMLLinearTransformNode" and bool(transform.IsLinear())
+
+
+def _setTransform(node: Any, transform: Any, worldToMoving: np.ndarray) -> None:
+    """`node` gets ``worldToMoving . transform`` as its transform from parent (RAS mm)."""
+    outer = slicer.util.vtkMatrixFromArray(worldToMoving)
+    with slicer.util.NodeModify(node):
+        node.SetAndObserveTransformNodeID(None)
+        if transform.IsLinear():
+            matrix = vtk.vtkMatrix4x4()
+            transform.GetMatrixTransformFromParent(matrix)
+            vtk.vtkMatrix4x4.Multiply4x4(outer, matrix, matrix)
+            node.SetMatrixTransformFromParent(matrix)
+            return
+        fromParent = transform.GetTransformFromParent()
+        if not np.allclose(worldToMoving, np.eye(4), atol=1e-12):
+            whole = vtk.vtkGeneralTransform()
+            whole.Concatenate(outer)
+            whole.Concatenate(fromParent)
+            fromParent = whole
+        node.SetAndObserveTransformFromParent(fromParent)
+
+
+def _setVolume(node: Any, array: np.ndarray, fixed: InputVolume) -> None:
+    """Voxels (D, H, W) on the fixed world grid as it was sent."""
+    node.SetAndObserveTransformNodeID(None)
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(fixed.ijkToWorld))
+    slicer.util.updateVolumeFromArray(node, array)
+    node.CreateDefaultDisplayNodes()
+
+
+def _describe(
+    node: Any, outcome: Outcome, warnings: list[str], fixed: InputVolume, moving: InputVolume
+) -> None:
+    """References for DICOM export, and the whole result as JSON (base names and hashes, no paths)."""
+    kind = slicer.vtkMRMLTransformNode
+    for role, volume in (
+        (kind.GetFixedNodeReferenceRole(), fixed),
+        (kind.GetMovingNodeReferenceRole(), moving),
+    ):
+        node.SetNodeReferenceID(role, volume.node.GetID() if volume.isInScene() else None)
+    content = {
+        "verdict": outcome.verdict,
+        "metrics": outcome.metrics,
+        "warnings": warnings,
+        "timings": outcome.timings,
+        "provenance": outcome.provenance,
+    }
+    node.SetAttribute(RESULT_ATTRIBUTE, json.dumps(content))
+    node.SetAttribute(VERDICT_ATTRIBUTE, str(outcome.verdict.get("level", "")))

@@ -1,0 +1,237 @@
+"""The command line ``masr``. Light: everything heavy runs in the background process."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+from rich.text import Text
+
+from . import __version__, presets
+from .errors import CancelledError, MasrError
+from .worker import client, messages
+
+app = typer.Typer(
+    help="Registers medical images of any modalities. Research software, not a medical device.",
+    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"masr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; created if missing.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; by default as many as there are cores.")]
+PrintJson = Annotated[bool, typer.Option("--json", help="Print result.json on stdout and nothing else.")]
+
+
+@app.command()
+def register(
+    fixed: Annotated[Path, typer.Argument(help="Fixed image: a file or a DICOM series folder.")],
+    moving: Annotated[Path, typer.Argument(help="Moving image, which is brought onto the fixed one.")],
+    output: Output,
+    preset: Annotated[str, typer.Option(help="Name of a preset (masr presets) or a .json file.")] = "general",
+    device: Device = "auto",
+    fixed_mask: Annotated[Path | None, typer.Option(help="Mask on the fixed image's grid.")] = None,
+    moving_mask: Annotated[Path | None, typer.Option(help="Mask on the moving image's grid.")] = None,
+    initial_transform: Annotated[
+        Path | None, typer.Option(help="ITK transform fixed -> moving (LPS) to start from.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Label map of the moving image, warped as well.")
+    ] = None,
+    landmarks: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="FIXED MOVING", help="Landmark files (.mrk.json or .csv) to measure the error with."
+        ),
+    ] = None,
+    threads: Threads = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
+    print_json: PrintJson = False,
+) -> None:
+    """Register MOVING to FIXED and write transform, warped image, metrics and a report into the output folder."""
+    with _errors_in_one_sentence():
+        fields: dict[str, Any] = {
+            "fixed": fixed,
+            "moving": moving,
+            "output": output,
+            "fixed_mask": fixed_mask,
+            "moving_mask": moving_mask,
+            "initial_transform": initial_transform,
+            "labels": labels,
+            "landmarks": landmarks,
+        }
+        options = {"device": device, "threads": threads, "seed": seed}
+        outcome = _run(_request({**_absolute(fields), **options}, preset))
+        _print_result(outcome, print_json)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for images and results.")] = Path(
+        "masr-demo"
+    ),
+    device: Device = "auto",
+    threads: Threads = None,
+    print_json: PrintJson = False,
+) -> None:
+    """Register a real T1/T2 pair that was moved by a known transform, and print the true error in millimetres."""
+    with _errors_in_one_sentence():
+        from . import demo as demonstration
+
+        fields = demonstration.prepare(output.absolute() / "input")
+        preset = fields.pop("preset")
+        options = {"output": str(output.absolute()), "device": device, "threads": threads}
+        outcome = _run(_request({**fields, **options}, preset))
+        _print_result(outcome, print_json)
+        problems = demonstration.check(_result_json(outcome))
+        if problems:
+            raise MasrError(f"The demo did not reach its goal: {' '.join(problems)}")
+
+
+@app.command("presets")
+def list_presets() -> None:
+    """List the presets."""
+    for name in presets.names():
+        print(f"{name:18} {presets.load(name).description}")
+
+
+def _absolute(fields: dict[str, Any]) -> dict[str, Any]:
+    """Paths as absolute strings: the worker runs elsewhere."""
+
+    def text(path: Path | None) -> str | None:
+        return None if path is None else str(path.absolute())
+
+    return {
+        name: [text(p) for p in value] if isinstance(value, tuple) else text(value)
+        for name, value in fields.items()
+    }
+
+
+def _request(fields: dict[str, Any], preset: str) -> messages.Request:
+    whole = json.loads(presets.load(preset).to_json())
+    return messages.request_from({**fields, "preset": whole})
+
+
+def _run(request: messages.Request) -> client.Outcome:
+    """One job with a progress bar on a terminal; Ctrl-C cancels it, a second one ends it at once."""
+    cancel = threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if cancel.is_set():
+            raise KeyboardInterrupt
+        cancel.set()
+
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with _Bar() as bar:
+            return client.run(request, bar.show, cancel)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class _Bar:
+    """Progress on stderr, only if that is a terminal; warnings always."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[left]}"),
+        )
+        shown = self._console.is_terminal
+        self._progress = Progress(*columns, console=self._console, transient=True, disable=not shown)
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        self._task = self._progress.add_task("starting", total=1.0, left="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, message: messages.Message) -> None:
+        if isinstance(message, messages.Progress) and self._task is not None:
+            left = "" if message.eta_s is None else f"{_duration(message.eta_s)} left"
+            self._progress.update(
+                self._task, description=message.stage, completed=message.fraction, left=left
+            )
+        elif isinstance(message, messages.Warn):
+            self._console.print(Text(f"Warning: {message.message}"), soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole} s" if whole < 90 else f"{whole // 60} min {whole % 60:02} s"
+
+
+def _result_json(outcome: client.Outcome) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(outcome.files["result"].read_text(encoding="utf-8"))
+    return content
+
+
+def _print_result(outcome: client.Outcome, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.buffer.write(outcome.files["result"].read_bytes())
+        return
+    print(f"Verdict: {outcome.verdict['level']}")
+    for reason in outcome.verdict["reasons"]:
+        print(f"  - {reason}")
+    before, after = (outcome.metrics.get(f"true_error_{when}_mm") for when in ("before", "after"))
+    if before and after:
+        print(f"True error: {before['mean']:.2f} mm on average before, {after['mean']:.2f} mm after")
+    print(f"Time: {_duration(outcome.timings['total'])}")
+    print(f"Results: {outcome.files['transform'].parent}")
+    if "report" in outcome.files:
+        print(f"Report: {outcome.files['report']}")
+
+
+@contextmanager
+def _errors_in_one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except MasrError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail(str(CancelledError()), CancelledError.exit_code)
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    print(sentence, file=sys.stderr)
+    raise typer.Exit(code)

@@ -1,0 +1,15 @@
+"""CPU kernels compiled by numba that every stage shares; `sampling` and `mind` are None without numba.
+
+Each has a plain torch counterpart that gives the same numbers and is used instead: `transforms.grid.sample`,
+`representation.self_similarity.mind_ssc_reference`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+_PRESENT = find_spec("numba") is not None
+sampling: Any = import_module(".sampling", __name__) if _PRESENT else None
+mind: Any = import_module(".mind", __name__) if _PRESENT else None

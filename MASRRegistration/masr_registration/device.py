@@ -1,0 +1,25 @@
+"""Which device a run uses."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from .errors import InputError, ResourceError
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto | cpu | cuda | cuda:N | mps`` to a device; `InputError` or `ResourceError` if there is none."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise InputError(f'There is no device "{name}". Devices: auto, cpu, cuda, cuda:N, mps.')
+    kind, _, number = name.partition(":")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ResourceError(
+            f"The device {name} was asked for, but this machine or this torch does not have it."
+        )
+    if kind == "mps":
+        raise ResourceError("The device mps cannot be used yet, because it has no double precision; use cpu.")
+    return torch.device(name)

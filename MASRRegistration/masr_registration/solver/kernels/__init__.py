@@ -1,0 +1,101 @@
+"""The heavy loops of the solver behind small functions, with interchangeable backends.
+
+Backends: plain torch (the reference, any device) and numba (CPU; used by itself when installed). Both give the same
+numbers to float32 accuracy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...transforms.grid import compose
+from . import torch_backend
+
+numba_backend: Any = import_module(".numba_backend", __name__) if find_spec("numba") is not None else None
+
+
+def backend_for(device: torch.device) -> Any:
+    """The module that computes on `device`."""
+    return numba_backend if numba_backend is not None and device.type == "cpu" else torch_backend
+
+
+def channels_last(features: Tensor) -> Tensor:
+    """``(C, D, H, W)`` -> contiguous ``(D, H, W, C)``: the layout the kernels read."""
+    return features.permute(1, 2, 3, 0).contiguous()
+
+
+class _FeatureDifference(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        position: Tensor,
+        fixed: Tensor,
+        moving: Tensor,
+        weight: Tensor,
+        moving_weight: Tensor,
+        backend: Any,
+    ) -> Tensor:
+        cost, gradient = backend.difference_and_gradient(
+            fixed, moving, position.detach(), weight, moving_weight
+        )
+        ctx.save_for_backward(gradient)
+        return cost
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Any:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outer[0], None, None, None, None, None
+
+
+def feature_difference(
+    fixed: Tensor,
+    moving: Tensor,
+    position: Tensor,
+    weight: Tensor,
+    moving_weight: Tensor,
+    backend: Any = None,
+) -> Tensor:
+    """Weighted mean squared difference of fixed features and moving features at given positions.
+
+    Args:
+        fixed: channels-last features ``(D, H, W, C)`` (see `channels_last`).
+        moving: channels-last features ``(D', H', W', C)``.
+        position: ``(3, D, H, W)``, where each fixed voxel lies in the moving grid: continuous indices (i, j, k);
+            differentiable, analytically.
+        weight: ``(D, H, W)`` of the fixed voxels.
+        moving_weight: ``(D', H', W')``, read at the nearest voxel, zero outside. The result is divided by the sum of
+            the products.
+
+    Returns:
+        A scalar: the mean over weight and channels. Beyond the moving grid its edge value counts, without slope.
+    """
+    chosen = backend or backend_for(position.device)
+    result: Tensor = _FeatureDifference.apply(position, fixed, moving, weight, moving_weight, chosen)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _SelfCompose(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, field: Tensor, backend: Any) -> Tensor:
+        ctx.save_for_backward(field)
+        ctx.backend = backend
+        result: Tensor = backend.self_compose(field.detach())
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Any:
+        return ctx.backend.self_compose_backward(ctx.saved_tensors[0].detach(), outer[0]), None
+
+
+def self_compose(field: Tensor) -> Tensor:
+    """``(id + field) o (id + field) - id`` for ``(3, D, H, W)`` in voxels; differentiable."""
+    backend = backend_for(field.device)
+    if backend is torch_backend or min(field.shape[1:]) < 2 or field.dtype != torch.float32:
+        return compose(field, field)
+    result: Tensor = _SelfCompose.apply(field, backend)  # type: ignore[no-untyped-call]
+    return result

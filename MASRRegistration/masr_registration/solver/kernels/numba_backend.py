@@ -1,0 +1,260 @@
+"""CPU backend: warp, difference and gradient in one pass over channels-last features, compiled by numba."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...compiled.threads import use_torch_threads
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+def _difference_and_gradient(fixed, moving, position, weight, moving_weight, gradient, cost, total_weight):  # type: ignore[no-untyped-def]
+    depth, height, width, channels = fixed.shape
+    top_k, top_j, top_i = moving.shape[0] - 1, moving.shape[1] - 1, moving.shape[2] - 1
+    for k in numba.prange(depth):
+        total, weights = 0.0, 0.0
+        for j in range(height):
+            for i in range(width):
+                x, y, z = position[0, k, j, i], position[1, k, j, i], position[2, k, j, i]
+                w = weight[k, j, i]
+                if w > 0:
+                    near_x, near_y, near_z = (
+                        int(np.floor(x + 0.5)),
+                        int(np.floor(y + 0.5)),
+                        int(np.floor(z + 0.5)),
+                    )
+                    if 0 <= near_x <= top_i and 0 <= near_y <= top_j and 0 <= near_z <= top_k:
+                        w *= moving_weight[near_z, near_y, near_x]
+                    else:
+                        w = np.float32(0)
+                if w == 0:
+                    gradient[0, k, j, i] = 0
+                    gradient[1, k, j, i] = 0
+                    gradient[2, k, j, i] = 0
+                    continue
+                slope_x = np.float32(1 if 0 <= x <= top_i and top_i > 0 else 0)
+                slope_y = np.float32(1 if 0 <= y <= top_j and top_j > 0 else 0)
+                slope_z = np.float32(1 if 0 <= z <= top_k and top_k > 0 else 0)
+                x = min(max(x, np.float32(0)), np.float32(top_i))
+                y = min(max(y, np.float32(0)), np.float32(top_j))
+                z = min(max(z, np.float32(0)), np.float32(top_k))
+                i0 = min(int(x), max(top_i - 1, 0))
+                j0 = min(int(y), max(top_j - 1, 0))
+                k0 = min(int(z), max(top_k - 1, 0))
+                i1, j1, k1 = min(i0 + 1, top_i), min(j0 + 1, top_j), min(k0 + 1, top_k)
+                a, b, c = np.float32(x - i0), np.float32(y - j0), np.float32(z - k0)
+                b_, c_ = np.float32(1) - b, np.float32(1) - c
+                v000, v001 = moving[k0, j0, i0], moving[k0, j0, i1]
+                v010, v011 = moving[k0, j1, i0], moving[k0, j1, i1]
+                v100, v101 = moving[k1, j0, i0], moving[k1, j0, i1]
+                v110, v111 = moving[k1, j1, i0], moving[k1, j1, i1]
+                f = fixed[k, j, i]
+                local, gx, gy, gz = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+                for n in range(channels):
+                    dx00, dx01 = v001[n] - v000[n], v011[n] - v010[n]
+                    dx10, dx11 = v101[n] - v100[n], v111[n] - v110[n]
+                    l00, l01 = v000[n] + a * dx00, v010[n] + a * dx01
+                    l10, l11 = v100[n] + a * dx10, v110[n] + a * dx11
+                    p0, p1 = l00 + b * (l01 - l00), l10 + b * (l11 - l10)
+                    d = p0 + c * (p1 - p0) - f[n]
+                    local += d * d
+                    gx += d * (c_ * (b_ * dx00 + b * dx01) + c * (b_ * dx10 + b * dx11))
+                    gy += d * (c_ * (l01 - l00) + c * (l11 - l10))
+                    gz += d * (p1 - p0)
+                total += w * local
+                weights += w
+                gradient[0, k, j, i] = w * slope_x * gx
+                gradient[1, k, j, i] = w * slope_y * gy
+                gradient[2, k, j, i] = w * slope_z * gz
+        cost[k] = total
+        total_weight[k] = weights
+
+
+def difference_and_gradient(
+    fixed: Tensor, moving: Tensor, position: Tensor, weight: Tensor, moving_weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Cost (scalar) and its gradient ``(3, D, H, W)``; arguments as in `kernels.feature_difference`, on the CPU."""
+    use_torch_threads()
+    gradient = torch.empty_like(position, memory_format=torch.contiguous_format)
+    cost, total = np.zeros(fixed.shape[0]), np.zeros(fixed.shape[0])
+    _difference_and_gradient(
+        fixed.numpy(),
+        moving.numpy(),
+        position.contiguous().numpy(),
+        weight.numpy(),
+        moving_weight.numpy(),
+        gradient.numpy(),
+        cost,
+        total,
+    )
+    scale = 1 / (total.sum() * fixed.shape[3] + 1e-12)
+    return torch.tensor(cost.sum() * scale, dtype=position.dtype), gradient.mul_(2 * scale)
+
+
+@numba.njit(fastmath=True, cache=True, nogil=True)
+def _self_compose(field, result):  # type: ignore[no-untyped-def]
+    _, depth, height, width = field.shape
+    for k in range(depth):
+        for j in range(height):
+            for i in range(width):
+                i0, a, _ = _cell(i, field[0, k, j, i], width)
+                j0, b, _ = _cell(j, field[1, k, j, i], height)
+                k0, c, _ = _cell(k, field[2, k, j, i], depth)
+                for n in range(3):
+                    value = np.float32(0)
+                    for corner in range(8):
+                        p, q, r = corner & 1, corner >> 1 & 1, corner >> 2
+                        share = (a if p else 1 - a) * (b if q else 1 - b) * (c if r else 1 - c)
+                        value += share * field[n, k0 + r, j0 + q, i0 + p]
+                    result[n, k, j, i] = field[n, k, j, i] + value
+
+
+@numba.njit(fastmath=True, cache=True, nogil=True)
+def _self_compose_backward(field, outer, result):  # type: ignore[no-untyped-def]
+    _, depth, height, width = field.shape
+    for k in range(depth):
+        for j in range(height):
+            for i in range(width):
+                i0, a, slope_a = _cell(i, field[0, k, j, i], width)
+                j0, b, slope_b = _cell(j, field[1, k, j, i], height)
+                k0, c, slope_c = _cell(k, field[2, k, j, i], depth)
+                gx, gy, gz = np.float32(0), np.float32(0), np.float32(0)
+                for corner in range(8):
+                    p, q, r = corner & 1, corner >> 1 & 1, corner >> 2
+                    wa, wb, wc = (a if p else 1 - a), (b if q else 1 - b), (c if r else 1 - c)
+                    along = np.float32(0)
+                    for n in range(3):
+                        along += outer[n, k, j, i] * field[n, k0 + r, j0 + q, i0 + p]
+                        result[n, k0 + r, j0 + q, i0 + p] += outer[n, k, j, i] * wa * wb * wc
+                    gx += (1 if p else -1) * wb * wc * along
+                    gy += (1 if q else -1) * wa * wc * along
+                    gz += (1 if r else -1) * wa * wb * along
+                result[0, k, j, i] += outer[0, k, j, i] + slope_a * gx
+                result[1, k, j, i] += outer[1, k, j, i] + slope_b * gy
+                result[2, k, j, i] += outer[2, k, j, i] + slope_c * gz
+
+
+@numba.njit(fastmath=True, cache=True, inline="always")
+def _cell(index, displacement, n):  # type: ignore[no-untyped-def]
+    """Lower neighbour, fraction and slope (0 where clamped to the edge) of a displaced index; n >= 2."""
+    x = np.float32(index) + displacement
+    slope = np.float32(1 if 0 <= x <= n - 1 else 0)
+    x = min(max(x, np.float32(0)), np.float32(n - 1))
+    low = min(int(x), n - 2)
+    return low, np.float32(x - low), slope
+
+
+def self_compose(field: Tensor) -> Tensor:
+    """``(id + field) o (id + field) - id`` for ``(3, D, H, W)`` in voxels, every axis at least 2."""
+    result = torch.empty_like(field, memory_format=torch.contiguous_format)
+    _self_compose(field.contiguous().numpy(), result.numpy())
+    return result
+
+
+def self_compose_backward(field: Tensor, outer: Tensor) -> Tensor:
+    """Gradient of `self_compose` at `field` for an incoming gradient `outer`."""
+    result = torch.zeros_like(field, memory_format=torch.contiguous_format)
+    _self_compose_backward(field.contiguous().numpy(), outer.contiguous().numpy(), result.numpy())
+    return result
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+def _cost_volume(fixed, padded, weight, padded_weight, unknown, radius, cost):  # type: ignore[no-untyped-def]
+    depth, height, width, channels = fixed.shape
+    side = 2 * radius + 1
+    for k in numba.prange(depth):
+        for label in range(side**3):
+            dk, dj, di = label // (side * side), label // side % side, label % side
+            for j in range(height):
+                for i in range(width):
+                    f, m = fixed[k, j, i], padded[k + dk, j + dj, i + di]
+                    total = np.float32(0)
+                    for n in range(channels):
+                        d = f[n] - m[n]
+                        total += d * d
+                    known = padded_weight[k + dk, j + dj, i + di]
+                    mean = known * total / np.float32(channels) + (np.float32(1) - known) * unknown
+                    cost[label, k, j, i] = mean * weight[k, j, i]
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+def _box3_twice(cost):  # type: ignore[no-untyped-def]
+    labels, depth, height, width = cost.shape
+    third = np.float32(1 / 3)
+    for label in numba.prange(labels):
+        plane = cost[label]
+        for _ in range(2):
+            for k in range(depth):
+                for j in range(height):
+                    before = plane[k, j, 0]
+                    for i in range(width):
+                        here = plane[k, j, i]
+                        plane[k, j, i] = (before + here + plane[k, j, min(i + 1, width - 1)]) * third
+                        before = here
+            row = np.empty(width, np.float32)
+            for k in range(depth):
+                row[:] = plane[k, 0]
+                for j in range(height):
+                    for i in range(width):
+                        here = plane[k, j, i]
+                        plane[k, j, i] = (row[i] + here + plane[k, min(j + 1, height - 1), i]) * third
+                        row[i] = here
+            for j in range(height):
+                row[:] = plane[0, j]
+                for k in range(depth):
+                    for i in range(width):
+                        here = plane[k, j, i]
+                        plane[k, j, i] = (row[i] + here + plane[min(k + 1, depth - 1), j, i]) * third
+                        row[i] = here
+
+
+def cost_volume(
+    fixed: Tensor, moving: Tensor, weight: Tensor, moving_weight: Tensor, unknown: float, radius: int
+) -> Tensor:
+    """Smoothed costs ``(L, D, H, W)``; arguments as in `solver.convex.cost_volume`, on the CPU."""
+    use_torch_threads()
+    padded, padded_weight = (
+        functional.pad(x[None], (radius,) * 6, mode="replicate")[0] for x in (moving, moving_weight[None])
+    )
+    cost = np.empty(((2 * radius + 1) ** 3, *weight.shape), np.float32)
+    last = [x.permute(1, 2, 3, 0).contiguous().numpy() for x in (fixed, padded)]
+    weights = [x.contiguous().numpy() for x in (weight, padded_weight[0])]
+    _cost_volume(last[0], last[1], weights[0], weights[1], np.float32(unknown), radius, cost)
+    _box3_twice(cost)
+    return torch.from_numpy(cost)
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+def _cheapest(cost, field, strength, radius, result):  # type: ignore[no-untyped-def]
+    labels, depth, height, width = cost.shape
+    side = 2 * radius + 1
+    for row in numba.prange(depth * height):
+        k, j = row // height, row % height
+        lowest = np.full(width, np.float32(np.inf))
+        best = np.zeros(width, np.int32)
+        for label in range(labels):
+            z = np.float32(label // (side * side) - radius)
+            y = np.float32(label // side % side - radius)
+            x = np.float32(label % side - radius)
+            for i in range(width):
+                dx, dy, dz = x - field[0, k, j, i], y - field[1, k, j, i], z - field[2, k, j, i]
+                total = cost[label, k, j, i] + strength * (dx * dx + dy * dy + dz * dz)
+                if total < lowest[i]:
+                    lowest[i] = total
+                    best[i] = label
+        for i in range(width):
+            label = best[i]
+            result[0, k, j, i] = label % side - radius
+            result[1, k, j, i] = label // side % side - radius
+            result[2, k, j, i] = label // (side * side) - radius
+
+
+def cheapest(cost: Tensor, field: Tensor, strength: float, radius: int) -> Tensor:
+    """Displacements ``(3, D, H, W)`` of least cost near a field; arguments as in `solver.convex.coupled_convex`."""
+    result = torch.empty_like(field, memory_format=torch.contiguous_format)
+    _cheapest(cost.numpy(), field.contiguous().numpy(), np.float32(strength), radius, result.numpy())
+    return result

@@ -1,0 +1,76 @@
+"""Reference backend in plain torch: any device, any precision."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...transforms.grid import box
+
+
+def difference_and_gradient(
+    fixed: Tensor, moving: Tensor, position: Tensor, weight: Tensor, moving_weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Cost (scalar) and its gradient ``(3, D, H, W)``; arguments as in `kernels.feature_difference`."""
+    shape = moving.shape[:3]
+    channels = moving.shape[3]
+    nearest = [(p + 0.5).floor() for p in position]
+    seen = torch.stack([(p >= 0) & (p < n) for p, n in zip(nearest, reversed(shape), strict=True)]).all(dim=0)
+    i, j, k = (p.clamp(0, n - 1).long() for p, n in zip(nearest, reversed(shape), strict=True))
+    weight = weight * moving_weight[k, j, i] * seen
+    lower, fraction, slope = [], [], []
+    for component, n in zip(position, reversed(shape), strict=True):
+        clamped = component.clamp(0, n - 1)
+        base = clamped.floor().clamp(max=max(n - 2, 0))
+        lower.append(base.long())
+        fraction.append(clamped - base)
+        slope.append(((component >= 0) & (component <= n - 1)).to(position.dtype) * (1 if n > 1 else 0))
+    flat = moving.reshape(-1, channels)
+    value = torch.zeros_like(fixed)
+    derivative = [torch.zeros_like(fixed) for _ in range(3)]
+    for corner in range(8):
+        bits = [(corner >> axis) & 1 for axis in range(3)]
+        i, j, k = (
+            (low + bit).clamp(max=n - 1) for low, bit, n in zip(lower, bits, reversed(shape), strict=True)
+        )
+        values = flat[((k * shape[1] + j) * shape[2] + i).reshape(-1)].reshape(fixed.shape)
+        weights = [f if bit else 1 - f for f, bit in zip(fraction, bits, strict=True)]
+        value += values * (weights[0] * weights[1] * weights[2])[..., None]
+        for axis in range(3):
+            others = weights[(axis + 1) % 3] * weights[(axis + 2) % 3] * (1 if bits[axis] else -1)
+            derivative[axis] += values * (others * slope[axis])[..., None]
+    difference = (value - fixed) * weight[..., None]
+    scale = 1 / (weight.sum().clamp_min(1e-12) * channels)
+    cost = (difference * (value - fixed)).sum() * scale
+    gradient = torch.stack([(difference * d).sum(dim=-1) for d in derivative]) * (2 * scale)
+    return cost, gradient
+
+
+def cost_volume(
+    fixed: Tensor, moving: Tensor, weight: Tensor, moving_weight: Tensor, unknown: float, radius: int
+) -> Tensor:
+    """Smoothed costs ``(L, D, H, W)``; arguments as in `solver.convex.cost_volume`."""
+    depth, height, width = weight.shape
+    side = 2 * radius + 1
+    padded, known = (
+        functional.pad(x[None], (radius,) * 6, mode="replicate")[0] for x in (moving, moving_weight[None])
+    )
+    cost = fixed.new_empty(side**3, depth, height, width)
+    for label, (k, j, i) in enumerate(itertools.product(range(side), repeat=3)):
+        place = (slice(None), slice(k, k + depth), slice(j, j + height), slice(i, i + width))
+        difference = (fixed - padded[place]).square_().mean(dim=0)
+        cost[label] = torch.lerp(torch.full_like(difference, unknown), difference, known[place][0])
+    return box(cost.mul_(weight), repeats=2)
+
+
+def cheapest(cost: Tensor, field: Tensor, strength: float, radius: int) -> Tensor:
+    """Displacements ``(3, D, H, W)`` of least cost near a field; arguments as in `solver.convex.coupled_convex`."""
+    axis = torch.arange(-radius, radius + 1, dtype=field.dtype, device=field.device)
+    k, j, i = torch.meshgrid(axis, axis, axis, indexing="ij")
+    labels = torch.stack((i, j, k), dim=-1).reshape(-1, 3)
+    penalty = labels.square().sum(dim=1, keepdim=True) - 2 * labels @ field.reshape(3, -1)
+    best = torch.add(cost.reshape(len(labels), -1), penalty, alpha=strength).argmin(dim=0)
+    return labels[best].T.reshape_as(field)

@@ -1,0 +1,388 @@
+"""`register`: two volumes in, a checked transform out.
+
+normalise -> linear -> features on the working grid -> coupled convex -> symmetric velocity -> chain -> checks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..device import resolve_device
+from ..errors import InputError
+from ..evaluation.metrics import sdlogj
+from ..presets import Preset
+from ..representation.descriptor import Scan, region_box
+from ..representation.self_similarity import mind_ssc
+from ..transforms import affine
+from ..transforms.chain import Affine, DisplacementField, TransformChain
+from ..transforms.grid import pool, sample
+from ..transforms.jacobian import fold_count, folded_cells, jacobian_determinant, row_bound
+from ..transforms.resample import resample
+from ..transforms.velocity import one_to_one_factors, smoothed_where
+from ..volume import Geometry, Volume
+from . import convex, instance
+from .linear import register_linear
+
+Progress = Callable[[str, float, dict[str, float]], None]
+STAGES = {"linear": (0.0, 0.25), "discrete": (0.25, 0.40), "continuous": (0.40, 0.92), "check": (0.92, 1.0)}
+CHECK_POINTS = 50_000
+UNFOLDING_ROUNDS = 8
+SPACING_RANGE = (0.8, 1.5)
+"""How much finer or coarser than the preset's the working grid may be, to suit what the images resolve."""
+
+
+@dataclass
+class RegistrationResult:
+    """What `register` found.
+
+    Attributes:
+        transform, inverse: chains in LPS mm, fixed -> moving and back.
+        metrics: numbers for result.json; similarities are mean squared MIND-SSC differences, lower is better.
+        warnings: sentences for a person.
+        timings: seconds by stage.
+        foreground: ``(D, H, W)`` bool on the fixed grid, the body the metrics speak of.
+    """
+
+    transform: TransformChain
+    inverse: TransformChain
+    foreground: np.ndarray
+    metrics: dict[str, float | int | bool | None] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+def register(
+    fixed: Volume,
+    moving: Volume,
+    preset: Preset,
+    *,
+    fixed_mask: Volume | None = None,
+    moving_mask: Volume | None = None,
+    initial_transform: TransformChain | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    progress: Progress = lambda stage, fraction, metrics: None,
+) -> RegistrationResult:
+    """Register `moving` to `fixed`.
+
+    Args:
+        fixed, moving: scalar volumes, at least 4 voxels along each axis, finite.
+        fixed_mask, moving_mask: on their image's grid; where zero, the image says nothing.
+        initial_transform: fixed -> moving, LPS mm; what is believed so far.
+        progress: called with the stage, the fraction of the whole and metrics. It may raise `CancelledError`.
+
+    Raises:
+        InputError: an unknown device name, an initial transform that mirrors.
+        ResourceError: a device that is not there.
+    """
+    run = _Run(fixed, moving, preset, resolve_device(device), seed, progress)
+    run.prepare(fixed_mask, moving_mask, initial_transform)
+    run.linear()
+    pair = run.encode()
+    velocity = run.discrete(pair)
+    if velocity is not None:
+        run.continuous(pair, velocity)
+    del pair
+    return run.check()
+
+
+class _Run:
+    """The state of one registration, stage by stage."""
+
+    def __init__(
+        self,
+        fixed: Volume,
+        moving: Volume,
+        preset: Preset,
+        device: torch.device,
+        seed: int,
+        progress: Progress,
+    ) -> None:
+        self.fixed_volume, self.moving_volume = fixed, moving
+        self.preset, self.device, self.seed, self.progress = preset, device, seed, progress
+        self.warnings: list[str] = []
+        self.timings = dict.fromkeys(("encode", *STAGES), 0.0)
+        self.fields: list[DisplacementField] = []
+        self.inverse_fields: list[DisplacementField] = []
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.timings[stage] += time.perf_counter() - start
+
+    def _tick(self, stage: str, fraction: float, metrics: dict[str, float] | None = None) -> None:
+        low, high = STAGES[stage]
+        self.progress(stage, low + (high - low) * fraction, metrics or {})
+
+    def prepare(
+        self, fixed_mask: Volume | None, moving_mask: Volume | None, initial: TransformChain | None
+    ) -> None:
+        """Normalised scans. A deformable initial transform is applied to the moving image beforehand."""
+        self._tick("linear", 0.0)
+        settings = self.preset.normalisation
+        with self._timed("encode"):
+            self.fixed = Scan.of(self.fixed_volume, settings.fixed, settings, fixed_mask, self.device)
+            moving = Scan.of(self.moving_volume, settings.moving, settings, moving_mask, self.device)
+        self.outer: tuple[Affine | DisplacementField, ...] = ()
+        self.outer_inverse: tuple[Affine | DisplacementField, ...] = ()
+        self.start = np.eye(4)
+        if initial is not None and np.linalg.det(initial.matrix[:3, :3]) <= 0:
+            raise InputError("The initial transform mirrors the patient: left and right would be exchanged.")
+        if initial is not None and initial.is_linear:
+            self.start = initial.matrix
+        elif initial is not None:
+            self.outer = initial.factors
+            self.outer_inverse = initial.inverse().factors
+            moving = _through(moving, initial, self.fixed.geometry)
+        self.moving = moving
+
+    def linear(self) -> None:
+        with self._timed("linear"):
+            self.matrix = self.start
+            if self.preset.linear.model != "none":
+                result = register_linear(
+                    self.fixed, self.moving, self.preset.linear, self.start, lambda f: self._tick("linear", f)
+                )
+                self.matrix = result.matrix
+                self.warnings.extend(result.warnings)
+
+    def encode(self) -> instance.Pair:
+        """Features of both scans on the working grid, the moving one through the linear result."""
+        with self._timed("encode"):
+            spacing = self._working_spacing()
+            margin = instance.border_mm(spacing, self.preset.continuous.control_spacing_mm)
+            self.grid = region_box(self.fixed, spacing, margin, multiple=8)
+            fixed, moving, eye = self.fixed.smoothed(spacing), self.moving.smoothed(spacing), np.eye(4)
+            weights = [
+                scan.known_on(self.grid, matrix).float()
+                for scan, matrix in ((fixed, eye), (moving, self.matrix))
+            ]
+            self._tick("discrete", 0.0)
+            fixed_features = mind_ssc(fixed.on(self.grid, eye))
+            self._tick("discrete", 0.05)
+            moving_features = mind_ssc(moving.on(self.grid, self.matrix))
+            self._tick("discrete", 0.1)
+            return instance.Pair(fixed_features, moving_features, weights[0], weights[1], spacing)
+
+    def _working_spacing(self) -> float:
+        """What the coarser image resolves (edge of the cube as large as its voxel), held near the preset's spacing."""
+        resolved = max(np.cbrt(np.prod(v.geometry.spacing)) for v in (self.fixed_volume, self.moving_volume))
+        return float(
+            self.preset.working_spacing_mm
+            * np.clip(resolved / self.preset.working_spacing_mm, *SPACING_RANGE)
+        )
+
+    def discrete(self, pair: instance.Pair) -> instance.Velocity | None:
+        """The coupled convex search, as a first velocity; None where the preset wants no deformation."""
+        if not (self.preset.discrete.enabled or self.preset.continuous.enabled):
+            return None
+        velocity = instance.Velocity(pair.shape, pair.spacing_mm, self.preset.continuous.control_spacing_mm)
+        velocity.to(self.device)
+        if self.preset.discrete.enabled:
+            with self._timed("discrete"):
+                forward, backward = convex.search(
+                    pool(pair.fixed, 2),
+                    pool(pair.moving, 2),
+                    pool(pair.fixed_weight[None], 2)[0],
+                    pool(pair.moving_weight[None], 2)[0],
+                    self.preset.discrete.reach_mm / (2 * pair.spacing_mm),
+                    lambda f: self._tick("discrete", 0.1 + 0.9 * f),
+                )
+                velocity.fit(*(velocity.nodes_of(f, stride=2) for f in (forward, backward)))
+        return velocity
+
+    def continuous(self, pair: instance.Pair, velocity: instance.Velocity) -> None:
+        """Instance optimisation, then the split into one-to-one factors on the half-resolution grid."""
+        with self._timed("continuous"):
+            if self.preset.continuous.enabled:
+                settings = self.preset.continuous
+                instance.optimise(
+                    pair, velocity, settings, self.seed, lambda f, m: self._tick("continuous", 0.9 * f, m)
+                )
+            self._split(velocity.on_stride(2), _reduced(self.grid, 2))
+            self._tick("continuous", 1.0)
+
+    def _split(self, velocity: Tensor, geometry: Geometry) -> None:
+        """One-to-one factors whose chain, sampled on the fixed image's grid, does not fold between its voxels either.
+
+        Where it does (a coarse grid samples a steep place), the velocity is smoothed, and scaled down in the end.
+        """
+        index = torch.from_numpy(geometry.physical_to_index @ self.fixed.geometry.index_to_physical)
+        for attempt in range(UNFOLDING_ROUNDS + 20):
+            forward, backward = one_to_one_factors(velocity, geometry)
+            self.fields = [replace(f, displacement=f.displacement.cpu()) for f in forward]
+            self.inverse_fields = [replace(f, displacement=f.displacement.cpu()) for f in backward]
+            chain = TransformChain((Affine(self.matrix), *self.fields))
+            self.dense = chain.dense(self.fixed.geometry)
+            folds = folded_cells(self.dense, self.fixed.geometry).nonzero().flip(1).double() + 0.5
+            if not len(folds):
+                break
+            if attempt < UNFOLDING_ROUNDS:
+                cells = torch.zeros([n - 1 for n in velocity.shape[1:]], dtype=torch.bool)
+                place = (folds @ index[:3, :3].T + index[:3, 3]).floor().long()
+                i, j, k = (p.clamp(0, n - 1) for p, n in zip(place.T, reversed(cells.shape), strict=True))
+                cells[k, j, i] = True
+                velocity = smoothed_where(velocity, cells.to(velocity.device))
+            else:
+                velocity = velocity * 0.8
+
+    def check(self) -> RegistrationResult:
+        """Similarity before and after, folding, inverse consistency: what the verdict rests on."""
+        with self._timed("check"):
+            self._tick("check", 0.0)
+            fixed, moving = (scan.smoothed(self.grid.spacing[0]) for scan in (self.fixed, self.moving))
+            eye = np.eye(4)
+            region = self.fixed.region_in(self.grid)
+            reference = mind_ssc(fixed.on(self.grid, eye))
+
+            def dissimilarity(index: Tensor) -> float:
+                image, known = moving.at(index)
+                difference = (reference - mind_ssc(image)).square().mean(dim=0)
+                seen = region & known
+                return float(difference[seen].mean()) if seen.any() else float("nan")
+
+            before = dissimilarity(moving.index(self.grid, self.start))
+            after_linear = after = dissimilarity(moving.index(self.grid, self.matrix))
+            self._tick("check", 0.3)
+            if self.fields:
+                linear = TransformChain((Affine(self.matrix),)).dense(self.fixed.geometry)
+                displacement = sample(
+                    (self.dense - linear).to(self.device), self.fixed.index(self.grid, eye)
+                ).reshape(3, -1)
+                to_index = torch.tensor(moving.geometry.physical_to_index[:3, :3], dtype=torch.float32)
+                moved = moving.index(self.grid, self.matrix)
+                after = dissimilarity(moved + (to_index.to(self.device) @ displacement).reshape(moved.shape))
+            if self.fields and not after < after_linear:
+                self.warnings.append("The deformable part did not improve the match and was left out.")
+                self.fields, self.inverse_fields, after = [], [], after_linear
+            self._tick("check", 0.5)
+            transform = TransformChain((*self.outer, Affine(self.matrix), *self.fields))
+            inverse = TransformChain(
+                (*self.inverse_fields, Affine(np.linalg.inv(self.matrix)), *self.outer_inverse)
+            )
+            result = RegistrationResult(transform, inverse, self._native_foreground(), warnings=self.warnings)
+            result.metrics = {
+                "similarity_before": before,
+                "similarity_linear": after_linear,
+                "similarity_after": after,
+                **self._field_metrics(result),
+                **self._linear_metrics(),
+            }
+            self._tick("check", 1.0)
+        result.timings = self.timings
+        return result
+
+    def _native_foreground(self) -> np.ndarray:
+        return np.asarray(self.fixed.region.cpu().numpy())
+
+    def _linear_metrics(self) -> dict[str, float]:
+        stretch = affine.scales(self.matrix)
+        centre = self.fixed.geometry.centre
+        return {
+            "linear_rotation_deg": affine.rotation_degrees(self.matrix),
+            "linear_translation_mm": float(
+                np.linalg.norm(affine.apply(self.matrix, centre[None])[0] - centre)
+            ),
+            "linear_scale_min": float(stretch[-1]),
+            "linear_scale_max": float(stretch[0]),
+        }
+
+    def _field_metrics(self, result: RegistrationResult) -> dict[str, float | int | bool | None]:
+        geometry = self.fixed.geometry
+        own = self.fields and not self.outer
+        dense = self.dense if own else result.transform.dense(geometry)
+        folds = fold_count(dense, geometry)
+        deformable = TransformChain(
+            tuple(f for f in result.transform.factors if isinstance(f, DisplacementField))
+        )
+        foreground = torch.from_numpy(result.foreground)
+        determinant = jacobian_determinant(dense, geometry)[foreground]
+        self._tick("check", 0.8)
+        points = self._foreground_points(foreground)
+        moved = result.transform.apply(points)
+        residual = (result.inverse.apply(moved) - points).norm(dim=1)
+        index = torch.from_numpy(self.moving_volume.geometry.physical_to_index)
+        seen = moved @ index[:3, :3].T + index[:3, 3]
+        size = torch.tensor(self.moving_volume.geometry.size)
+        lengths = (deformable.apply(points) - points).norm(dim=1)
+        bounds = [self._bound(f) for f in result.transform.factors if isinstance(f, DisplacementField)]
+        if folds:
+            result.warnings.append(
+                f"The transform folds in {folds} cells of the fixed image's grid: do not move anything with it there."
+            )
+        overlap = float(((seen >= -0.5) & (seen <= size - 0.5)).all(dim=1).double().mean())
+        if overlap == 0:
+            result.warnings.append(
+                "The images do not meet: no part of the fixed body lies in the moving image."
+            )
+        if max(bounds, default=0.0) >= 1:
+            result.warnings.append("The initial transform is not provably one-to-one; neither is the result.")
+        return {
+            "folds": int(sum(b >= 1 for b in bounds)),
+            "folds_dense": folds,
+            "strict_bound": max(bounds, default=0.0),
+            "fields": len(bounds),
+            "sdlogj": sdlogj(determinant.numpy()),
+            "jacobian_min": float(determinant.min()),
+            "jacobian_max": float(determinant.max()),
+            "inverse_consistency_mean_mm": float(residual.mean()),
+            "inverse_consistency_max_mm": float(residual.max()),
+            "displacement_mean_mm": float(lengths.mean()),
+            "displacement_p95_mm": float(lengths.quantile(0.95)),
+            "displacement_max_mm": float(lengths.max()),
+            "overlap": overlap,
+        }
+
+    @staticmethod
+    def _bound(item: DisplacementField) -> float:
+        basis = torch.tensor(item.geometry.physical_to_index[:3, :3], dtype=torch.float32)
+        return float(row_bound(torch.einsum("ab,bdhw->adhw", basis, item.displacement)).amax())
+
+    def _foreground_points(self, foreground: Tensor) -> Tensor:
+        """At most `CHECK_POINTS` LPS points ``(N, 3)`` float64, evenly strided over the foreground."""
+        chosen = foreground.nonzero().flip(1)
+        chosen = chosen[:: max(1, -(-len(chosen) // CHECK_POINTS))].double()
+        matrix = torch.from_numpy(self.fixed.geometry.index_to_physical)
+        return chosen @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def _reduced(grid: Geometry, stride: int) -> Geometry:
+    """The grid whose voxels are blocks of `stride` voxels of `grid`."""
+    origin = grid.index_to_physical @ [*((stride - 1) / 2,) * 3, 1]
+    return Geometry(
+        (grid.size[0] // stride, grid.size[1] // stride, grid.size[2] // stride),
+        (grid.spacing[0] * stride, grid.spacing[1] * stride, grid.spacing[2] * stride),
+        (float(origin[0]), float(origin[1]), float(origin[2])),
+        grid.direction,
+    )
+
+
+def _through(scan: Scan, chain: TransformChain, geometry: Geometry) -> Scan:
+    """`scan` resampled through `chain` on `geometry`; what was out of sight is masked out."""
+    device = scan.intensity.device
+    volume = Volume(scan.intensity.cpu().numpy(), scan.geometry)
+    allowed = scan.allowed if scan.allowed is not None else torch.ones_like(scan.region)
+    region, known = (
+        torch.from_numpy(
+            resample(
+                Volume(mask.cpu().numpy().astype(np.int32), scan.geometry),
+                chain,
+                geometry,
+                order="nearest",
+                default=0,
+            ).array
+            > 0
+        ).to(device)
+        for mask in (scan.region, allowed)
+    )
+    return Scan(torch.from_numpy(resample(volume, chain, geometry).array).to(device), region, geometry, known)

@@ -1,0 +1,46 @@
+"""Fixtures of all tests, and the count of tests that had no development images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("MASR_DATA") or ROOT.parent / "shared" / "data")
+
+
+@pytest.fixture
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture
+def data_folder() -> Path:
+    """The development images; tests that use it carry the mark `data` and are skipped without it."""
+    return DATA
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    without_data = pytest.mark.skip(reason="needs the development images (set MASR_DATA)")
+    for item in items:
+        if item.get_closest_marker("data") and not DATA.is_dir():
+            item.add_marker(without_data)
+        if item.get_closest_marker("gpu") and not _cuda():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    for mark, what in (("data", "the development images"), ("gpu", "a CUDA device")):
+        count = sum(mark in report.keywords for report in skipped)
+        if count:
+            terminalreporter.write_line(f"{count} tests skipped for want of {what}")
+
+
+def _cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,193 @@
+"""The module against surroundings that a real Slicer cannot easily be given: broken workers, no torch, the end."""
+
+import textwrap
+from pathlib import Path
+
+import pytest
+import qt
+import slicer
+from harness.slicerapp import boot
+
+MODULE_FOLDER = Path(__file__).resolve().parents[2] / "MASRRegistration"
+boot().load_modules(MODULE_FOLDER)
+
+from application.lifecycle_tests import alive  # noqa: E402
+from application.module_case import addPair  # noqa: E402
+from masr_registration.errors import CancelledError, MasrError, ResourceError  # noqa: E402
+from masr_registration.worker.messages import Hello, request_from  # noqa: E402
+from MASRRegistrationLib.gui.panel import plain, remainingTime  # noqa: E402
+from MASRRegistrationLib.gui.process import WorkerProcess  # noqa: E402
+
+PREAMBLE = """
+import json, os, sys, time
+def send(type, **fields):
+    print(json.dumps({"type": type, **fields}), flush=True)
+def hello():
+    send("hello", pid=os.getpid(), device="cpu", version="0")
+def result(path):
+    send("result", files={"f": path}, metrics={"x": 1}, warnings=[], verdict={}, provenance={}, timings={})
+request = json.loads(sys.stdin.readline())
+"""
+
+
+class FakeWorker:
+    """Runs a Python source as the worker; collects what the process reports."""
+
+    def __init__(self, folder, monkeypatch, app):
+        self.folder, self.app = folder, app
+        self.messages, self.log, self.ends = [], [], []
+        monkeypatch.setenv("PYTHONPATH", str(folder))
+        monkeypatch.setenv("TMPDIR", str(folder))
+        monkeypatch.setattr("tempfile.tempdir", None)
+
+    def start(self, source):
+        (self.folder / "fake_worker.py").write_text(PREAMBLE + textwrap.dedent(source), encoding="utf-8")
+        paths = {name: str(self.folder / name) for name in ("fixed", "moving", "output")}
+        self.process = WorkerProcess(
+            request_from({**paths, "preset": {}}),
+            self.messages.append,
+            self.log.append,
+            lambda *end: self.ends.append(end),
+            module="fake_worker",
+        )
+        self.process.start()
+
+    def end(self):
+        """(outcome, error)"""
+        self.app.wait_until(lambda: self.ends)
+        assert list(self.folder.glob("masr-*")) == []
+        assert len(self.ends) == 1
+        return self.ends[0]
+
+
+@pytest.fixture
+def worker(tmp_path, monkeypatch, slicer_app):
+    return FakeWorker(tmp_path, monkeypatch, slicer_app)
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "sentence"),
+    [
+        ("sys.exit(0)", MasrError, "without a result"),
+        ("sys.exit(7)", MasrError, "crashed (exit code 7)"),
+        ("print('not json'); print('[]'); send('news'); sys.exit(3)", MasrError, "crashed"),
+        ("os.kill(os.getpid(), 9)", ResourceError, "killed from outside"),
+        ("os.kill(os.getpid(), 11)", MasrError, "crashed (SIGSEGV)"),
+        ("os.kill(os.getppid(), 9); time.sleep(60)", ResourceError, "killed from outside"),
+        ("send('error', code='resources', message='Too small.')", ResourceError, "Too small"),
+        ("result('/none')", MasrError, "not there: f"),
+        ("result(__file__); sys.exit(1)", MasrError, "after its result"),
+    ],
+)
+def test_every_end_is_one_sentence(worker, source, kind, sentence):
+    worker.start("hello()\n" + source)
+    outcome, error = worker.end()
+    assert outcome is None
+    assert isinstance(error, kind)
+    assert sentence in str(error)
+
+
+def test_success(worker):
+    worker.start(
+        """
+        hello()
+        sys.stdout.buffer.write(b'{"type": "progress", "stage": "line')
+        sys.stdout.flush()
+        time.sleep(0.1)
+        sys.stdout.buffer.write(b'ar", "fraction": 0.5}\\n')
+        print("a log line", file=sys.stderr)
+        result(__file__)
+        """
+    )
+    outcome, error = worker.end()
+    assert error is None
+    assert outcome.metrics == {"x": 1}
+    assert [type(m).__name__ for m in worker.messages] == ["Hello", "Progress", "Result"]
+    assert worker.log == ["a log line"]
+
+
+def test_a_worker_that_does_not_obey_is_killed(worker):
+    worker.start("hello()\nwhile True: time.sleep(1)")
+    worker.app.wait_until(lambda: worker.process.pid)
+    pid = worker.process.pid
+    worker.process.cancel()
+    outcome, error = worker.end()
+    assert (outcome, type(error)) == (None, CancelledError)
+    worker.app.wait_until(lambda: not alive(pid))
+
+
+def test_a_worker_that_obeys_is_not_killed(worker):
+    worker.start("hello()\nsys.stdin.readline()\nsend('cancelled')\nsys.exit(130)")
+    worker.app.wait_until(lambda: worker.messages)
+    worker.process.cancel()
+    worker.process.cancel()
+    outcome, error = worker.end()
+    assert (outcome, type(error)) == (None, CancelledError)
+
+
+def test_abandoned(worker):
+    worker.start("hello()\nwhile True: time.sleep(1)")
+    worker.app.wait_until(lambda: worker.messages)
+    assert isinstance(worker.messages[0], Hello)
+    worker.process.abandon()
+    worker.app.wait_until(lambda: not alive(worker.messages[0].pid))
+    qt.QTimer.singleShot(200, lambda: worker.log.append("later"))
+    worker.app.wait_until(lambda: worker.log)
+    assert worker.ends == []
+    assert list(worker.folder.glob("masr-*")) == []
+
+
+@pytest.fixture
+def module(slicer_app):
+    widget = slicer.util.getModuleWidget("MASRRegistration")
+    slicer.modules.masrregistration.widgetRepresentation().enter()
+    for selector, node in zip((widget.ui.fixedSelector, widget.ui.movingSelector), addPair(), strict=True):
+        selector.setCurrentNode(node)
+    return widget
+
+
+def test_without_torch(module, slicer_app, tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n", encoding="utf-8"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    module.ui.applyButton.click()
+    slicer_app.wait_until(lambda: not module.panel.running)
+    assert [(level, "PyTorch is not installed" in text) for level, text in slicer_app.messages] == [
+        ("error", True)
+    ]
+    assert "torch" in module.ui.logEdit.toPlainText()
+
+
+def test_quitting_ends_the_worker(module, slicer_app):
+    module.ui.applyButton.click()
+    job = module.panel.job
+    slicer_app.wait_until(lambda: job.workerPid, timeout=120)
+    pid = job.workerPid
+    slicer_app.quit()
+    assert not job.running
+    slicer_app.wait_until(lambda: not alive(pid))
+    assert slicer_app.messages == []
+
+
+def test_the_modules_own_test(module):
+    slicer.selfTests["MASRRegistration"]()
+
+
+def test_the_module_is_described(module):
+    assert slicer.modules.masrregistration.title == "MASR Registration"
+    assert slicer.modules.masrregistration.categories == ("Registration",)
+
+
+def test_names_in_messages_are_not_taken_for_html():
+    assert plain('"A&B" is.') == '"A&B" is.'
+    assert plain('"<b>x</b>" is.') == "<p>&quot;&lt;b&gt;x&lt;/b&gt;&quot; is.</p>"
+
+
+def test_remaining_time():
+    assert [remainingTime(s) for s in (None, 0.2, 30, 150)] == [
+        "",
+        " – about 1 s left",
+        " – about 30 s left",
+        " – about 2 min left",
+    ]

@@ -1,0 +1,142 @@
+"""The continuous stage: a symmetric velocity that improves the match, forwards and backwards."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from masr_registration.presets import Continuous
+from masr_registration.representation.self_similarity import mind_ssc
+from masr_registration.solver.instance import Pair, Velocity, optimise
+from masr_registration.transforms.grid import compose, identity, resize
+from masr_registration.transforms.velocity import exponential
+from phantoms import Head, geometry, smooth_field
+
+SHAPE = (40, 40, 40)
+SPACING_MM = 2.0
+HEAD = Head(radii=(13.0, 12.0, 13.0))
+INDEX = identity(SHAPE)
+INSIDE = torch.from_numpy(HEAD.contains(INDEX.movedim(0, -1).numpy() - 19.5))
+WARP = smooth_field(geometry(SHAPE), 3.0, 5, wavelength=2.0).displacement
+"""Truth in voxels: the fixed image shows at x what the moving one shows at x + WARP(x)."""
+SETTINGS = Continuous(control_spacing_mm=8.0, iterations=(20, 24))
+
+
+def features(displacement: torch.Tensor, shade: str) -> torch.Tensor:
+    places = (INDEX + displacement).movedim(0, -1).double().numpy() - 19.5
+    return mind_ssc(torch.from_numpy(HEAD(places, shade)).float())
+
+
+def solve(
+    swap: bool = False, weight: torch.Tensor | None = None
+) -> tuple[Velocity, list[tuple[float, float]]]:
+    """Velocity, and fraction done and dissimilarity at every step."""
+    images = [features(WARP, "t1"), features(torch.zeros_like(WARP), "t2")]
+    ones = torch.ones(SHAPE)
+    weights = [ones if weight is None else weight, ones]
+    if swap:
+        images.reverse()
+        weights.reverse()
+    velocity = Velocity(SHAPE, SPACING_MM, SETTINGS.control_spacing_mm)
+    steps: list[tuple[float, float]] = []
+    optimise(
+        Pair(*images, *weights, SPACING_MM),
+        velocity,
+        SETTINGS,
+        0,
+        lambda fraction, metrics: steps.append((fraction, metrics["dissimilarity"])),
+    )
+    return velocity, steps
+
+
+@pytest.fixture(scope="module")
+def solved() -> tuple[Velocity, list[tuple[float, float]]]:
+    return solve()
+
+
+def displacement(velocity: Velocity, sign: int = 1) -> torch.Tensor:
+    """On the working grid, in its voxels."""
+    half = exponential(sign * velocity.on_stride(2))
+    return resize(half, SHAPE) * 2
+
+
+def test_the_warp_is_found(solved: tuple[Velocity, list[tuple[float, float]]]) -> None:
+    velocity, steps = solved
+    before = WARP.norm(dim=0)[INSIDE].mean()
+    after = (displacement(velocity) - WARP).norm(dim=0)[INSIDE].mean()
+    assert before > 1.5
+    assert after < 0.5 * before
+    losses = [loss for _, loss in steps]
+    coarse, fine = SETTINGS.iterations
+    assert len(losses) == coarse + fine
+    assert losses[coarse - 1] < 0.7 * losses[0]
+    assert np.mean(losses[-8:]) < np.mean(losses[coarse : coarse + 8])
+    fractions = [fraction for fraction, _ in steps]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == pytest.approx(1)
+
+
+def test_backwards_is_the_inverse(solved: tuple[Velocity, list[tuple[float, float]]]) -> None:
+    velocity, _ = solved
+    field = velocity.on_stride(2)
+    there_and_back = compose(exponential(field), exponential(-field)).norm(dim=0)
+    assert there_and_back.mean() < 0.03
+    assert there_and_back.max() < 0.5
+    assert exponential(field).norm(dim=0).max() > 1
+
+
+def test_swapped_images_give_the_inverse(solved: tuple[Velocity, list[tuple[float, float]]]) -> None:
+    velocity, _ = solved
+    swapped, _ = solve(swap=True)
+    scale = velocity.coefficients.abs().max()
+    assert scale > 0.1
+    assert (swapped.coefficients + velocity.coefficients).abs().max() < 0.02 * scale
+
+
+def test_where_an_image_says_nothing_the_field_stays_smooth_and_small() -> None:
+    weight = torch.ones(SHAPE)
+    weight[:, :, 18:] = 0
+    velocity, _ = solve(weight=weight)
+    found = displacement(velocity)
+    seen, hidden = INSIDE.clone(), INSIDE.clone()
+    seen[:, :, 14:] = False
+    hidden[:, :, :26] = False
+    assert (found - WARP).norm(dim=0)[seen].mean() < 0.6 * WARP.norm(dim=0)[seen].mean()
+    assert found.norm(dim=0)[hidden].mean() < 0.5 * WARP.norm(dim=0)[hidden].mean()
+
+
+def random_velocity(spacing_mm: float, control_spacing_mm: float, amplitude: float) -> Velocity:
+    velocity = Velocity((40, 48, 56), spacing_mm, control_spacing_mm)
+    rng = np.random.default_rng(0)
+    velocity.coefficients = torch.from_numpy(rng.normal(size=velocity.coefficients.shape)).float() * amplitude
+    return velocity
+
+
+@pytest.mark.parametrize(("spacing", "control"), [(1.0, 4.0), (1.5, 4.0), (2.0, 4.0), (1.0, 7.0)])
+def test_the_velocity_fades_to_zero_at_the_border_of_every_grid(spacing: float, control: float) -> None:
+    velocity = random_velocity(spacing, control, 1.0)
+    for field in (velocity.at_nodes(), velocity.on_stride(2), velocity.on_stride(4)):
+        for axis in (1, 2, 3):
+            assert not field.movedim(axis, 0)[[0, -1]].any()
+        assert field.abs().amax() > 0.5
+
+
+def test_nodes_and_the_working_grid_show_one_velocity() -> None:
+    velocity = random_velocity(2.0, 8.0, 0.3)
+    assert torch.allclose(velocity.on_stride(4), velocity.at_nodes(), atol=1e-5)
+    half = velocity.on_stride(2)
+    blocks = half.unfold(1, 2, 2).unfold(2, 2, 2).unfold(3, 2, 2).mean(dim=(-1, -2, -3)) / 2
+    inner = (slice(None), *(slice(4, -4),) * 3)
+    difference = (blocks - velocity.at_nodes())[inner]
+    assert difference.square().mean() < 0.15 * velocity.at_nodes()[inner].square().mean()
+
+
+def test_fit_starts_from_given_displacements() -> None:
+    truth = Velocity((64, 56, 48), 1.0, 4.0)
+    smooth = smooth_field(geometry(tuple(reversed(truth.coefficients.shape[1:]))), 1.2, 2, wavelength=2.0)
+    truth.coefficients = smooth.displacement
+    field = truth.at_nodes()
+    velocity = Velocity((64, 56, 48), 1.0, 4.0)
+    velocity.fit(exponential(field), exponential(-field))
+    assert field.norm(dim=0).max() > 0.7
+    assert (velocity.at_nodes() - field).norm(dim=0).mean() < 0.25 * field.norm(dim=0).mean()

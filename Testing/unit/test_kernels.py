@@ -1,0 +1,185 @@
+"""The compiled kernels against plain torch in double precision, and gradients against differences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from masr_registration.solver import kernels
+from masr_registration.solver.convex import window
+from masr_registration.solver.kernels import feature_difference, self_compose, torch_backend
+from masr_registration.transforms.grid import box, compose, identity
+
+numba_backend = kernels.numba_backend
+needs_numba = pytest.mark.skipif(numba_backend is None, reason="needs numba")
+shapes = st.tuples(st.integers(1, 6), st.integers(1, 7), st.integers(1, 5))
+Problem = tuple[torch.Tensor, ...]
+
+
+def off_ties(position: torch.Tensor) -> torch.Tensor:
+    """Positions not so close to a voxel, or to the middle of two, that rounding decides which side they are on."""
+    doubled = 2 * position
+    near = (doubled - doubled.round()).abs() < 4e-3
+    return torch.where(near, position + 4e-3, position)
+
+
+def problem(fixed_shape: tuple[int, ...], moving_shape: tuple[int, ...], channels: int, seed: int) -> Problem:
+    """Float64 fixed, moving, position (from two voxels before the moving grid to two behind it), and weights."""
+    rng = np.random.default_rng(seed)
+    fixed = rng.normal(size=(*fixed_shape, channels))
+    moving = rng.normal(size=(*moving_shape, channels))
+    position = np.stack([rng.uniform(-2, n + 1, fixed_shape) for n in reversed(moving_shape)])
+    weight = rng.uniform(0, 1, fixed_shape) * (rng.uniform(size=fixed_shape) > 0.2)
+    moving_weight = rng.uniform(0, 1, moving_shape) * (rng.uniform(size=moving_shape) > 0.2)
+    parts = [torch.from_numpy(x) for x in (fixed, moving, position, weight, moving_weight)]
+    parts[2] = off_ties(parts[2])
+    return tuple(parts)
+
+
+def slow_difference(parts: Problem) -> float:
+    """The definition, voxel by voxel."""
+    fixed, moving, position, weight, moving_weight = (p.numpy() for p in parts)
+    total = weights = 0.0
+    last = np.array(moving.shape[:3]) - 1
+    for voxel in np.ndindex(*weight.shape):
+        place = position[(slice(None), *voxel)][::-1]
+        nearest = np.floor(place + 0.5).astype(int)
+        if (nearest < 0).any() or (nearest > last).any():
+            continue
+        w = weight[voxel] * moving_weight[tuple(nearest)]
+        clamped = np.clip(place, 0, last)
+        low = np.minimum(np.floor(clamped).astype(int), np.maximum(last - 1, 0))
+        value = np.zeros(moving.shape[3])
+        for corner in np.ndindex(2, 2, 2):
+            share = np.prod(np.where(corner, clamped - low, 1 - (clamped - low)))
+            value += share * moving[tuple(np.minimum(low + corner, last))]
+        total += w * ((value - fixed[voxel]) ** 2).mean()
+        weights += w
+    return total / weights if weights else 0.0
+
+
+@settings(max_examples=15, deadline=None)
+@given(shapes, shapes, st.integers(1, 4), st.integers(0, 1000))
+def test_the_reference_is_the_definition(
+    fixed: tuple[int, ...], moving: tuple[int, ...], channels: int, seed: int
+) -> None:
+    parts = problem(fixed, moving, channels, seed)
+    cost, _ = torch_backend.difference_and_gradient(*parts)
+    assert float(cost) == pytest.approx(slow_difference(parts), rel=1e-6, abs=1e-9)
+
+
+@needs_numba
+@settings(max_examples=40, deadline=None)
+@given(shapes, shapes, st.integers(1, 13), st.integers(0, 1000))
+def test_compiled_difference_is_the_reference(
+    fixed: tuple[int, ...], moving: tuple[int, ...], channels: int, seed: int
+) -> None:
+    parts = problem(fixed, moving, channels, seed)
+    cost, gradient = numba_backend.difference_and_gradient(*(p.float().contiguous() for p in parts))
+    expected, slope = torch_backend.difference_and_gradient(*parts)
+    assert float(cost) == pytest.approx(float(expected), rel=1e-4, abs=1e-6)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-3, atol=1e-4 * float(slope.abs().max()) + 1e-7)
+
+
+@pytest.mark.parametrize("moving_shape", [(4, 5, 6), (2, 3, 4), (3, 1, 2)])
+def test_gradient_is_the_difference_quotient(moving_shape: tuple[int, ...]) -> None:
+    fixed, moving, position, weight, moving_weight = problem((3, 4, 2), moving_shape, 3, 5)
+
+    def cost(at: torch.Tensor) -> torch.Tensor:
+        return feature_difference(fixed, moving, at, weight, moving_weight, torch_backend)
+
+    assert torch.autograd.gradcheck(cost, (position.requires_grad_(),), eps=1e-6, atol=1e-6)
+
+
+def test_nothing_to_compare_costs_nothing() -> None:
+    fixed, moving, position, weight, moving_weight = (p.float() for p in problem((3, 3, 3), (4, 4, 4), 2, 0))
+    for far, weights in ((position + 100, weight), (position, torch.zeros_like(weight))):
+        for backend in filter(None, (torch_backend, numba_backend)):
+            cost, gradient = backend.difference_and_gradient(fixed, moving, far, weights, moving_weight)
+            assert float(cost) == 0
+            assert not gradient.any()
+
+
+def slow_cost(
+    fixed: np.ndarray,
+    moving: np.ndarray,
+    weight: np.ndarray,
+    moving_weight: np.ndarray,
+    unknown: float,
+    radius: int,
+) -> np.ndarray:
+    """The cost volume before its smoothing, node by node."""
+    labels = window(radius).numpy().astype(int)
+    last = np.array(weight.shape) - 1
+    cost = np.zeros((len(labels), *weight.shape))
+    for node in np.ndindex(*weight.shape):
+        for number, label in enumerate(labels):
+            place = tuple(np.clip(np.add(node, label[::-1]), 0, last))
+            difference = fixed[(slice(None), *node)] - moving[(slice(None), *place)]
+            known = moving_weight[place]
+            cost[(number, *node)] = weight[node] * (known * (difference**2).mean() + (1 - known) * unknown)
+    return cost
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (2, 1, 3)])
+@pytest.mark.parametrize("backend", [torch_backend, pytest.param(numba_backend, marks=needs_numba)])
+def test_cost_volume_is_the_definition(backend: Any, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    images, weights = rng.normal(size=(2, 3, *shape)), rng.uniform(size=(2, *shape))
+    arguments = [torch.from_numpy(x).float() for x in (*images, *weights)]
+    expected = box(torch.from_numpy(slow_cost(*images, *weights, 0.7, 2)), repeats=2)
+    np.testing.assert_allclose(backend.cost_volume(*arguments, 0.7, 2), expected, rtol=1e-4, atol=1e-5)
+
+
+@needs_numba
+@settings(max_examples=15, deadline=None)
+@given(shapes, st.integers(1, 4), st.integers(1, 13), st.integers(0, 1000))
+def test_compiled_cost_volume_is_the_reference(
+    shape: tuple[int, ...], radius: int, channels: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    images = [torch.from_numpy(rng.normal(size=(channels, *shape))) for _ in range(2)]
+    weights = [torch.from_numpy(rng.uniform(size=shape)) for _ in range(2)]
+    fast = numba_backend.cost_volume(*(x.float() for x in (*images, *weights)), 0.3, radius)
+    exact = torch_backend.cost_volume(*images, *weights, 0.3, radius)
+    np.testing.assert_allclose(fast, exact, rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(shapes, st.integers(1, 3), st.floats(0, 2), st.integers(0, 1000))
+def test_cheapest_is_the_least_sum(shape: tuple[int, ...], radius: int, strength: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = window(radius)
+    cost = torch.from_numpy(rng.uniform(size=(len(labels), *shape))).float()
+    field = torch.from_numpy(rng.normal(scale=radius, size=(3, *shape))).float()
+    distance = (labels.reshape(-1, 3, 1, 1, 1) - field).square().sum(dim=1)
+    total = cost + strength * distance
+    for backend in filter(None, (torch_backend, numba_backend)):
+        found = backend.cheapest(cost, field, strength, radius)
+        assert found.shape == field.shape
+        number = (
+            (found + radius) * torch.tensor([1, 2 * radius + 1, (2 * radius + 1) ** 2])[:, None, None, None]
+        ).sum(0)
+        chosen = total.gather(0, number.long()[None])[0]
+        np.testing.assert_allclose(chosen, total.amin(dim=0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("either_path")
+@settings(max_examples=15, deadline=None)
+@given(shapes.filter(lambda s: min(s) > 1), st.floats(0.1, 4), st.integers(0, 1000))
+def test_self_compose_and_its_gradient(shape: tuple[int, int, int], amplitude: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    points = torch.from_numpy(rng.normal(scale=amplitude, size=(3, *shape)))
+    field = off_ties(points + identity(shape)) - identity(shape)
+    outer = torch.from_numpy(rng.normal(size=(3, *shape)))
+    exact, single = field.clone().requires_grad_(), field.float().requires_grad_()
+    expected, result = compose(exact, exact), self_compose(single)
+    (expected * outer).sum().backward()
+    (result * outer.float()).sum().backward()
+    np.testing.assert_allclose(result.detach(), expected.detach(), atol=1e-4)
+    assert exact.grad is not None
+    np.testing.assert_allclose(single.grad, exact.grad, atol=2e-4 * float(exact.grad.abs().max()))
