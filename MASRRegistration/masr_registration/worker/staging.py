@@ -133,13 +133,15 @@ def discard(folder: Path, created: list[Path]) -> bool:
     """Remove a staging folder and those of `created` that are empty, nothing else; False if something is left."""
     if not folder.name.startswith(PREFIX) or folder.is_symlink():
         return True
+    doomed = folder.with_name(f"{folder.name}-discarded")
     try:
         roll_back(folder)
+        if folder.exists():
+            folder.rename(doomed)  # a dying job may still be writing into it: its paths lead nowhere now
     except OSError:
-        return False  # the earlier results are still inside
-    for _ in range(3):  # the dying job may still be writing into it
-        shutil.rmtree(folder, ignore_errors=True)
-    if folder.exists():
+        return False  # the earlier results may still be inside
+    shutil.rmtree(doomed, ignore_errors=True)
+    if doomed.exists():
         return False
     for path in reversed(created):
         with suppress(OSError):
