@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -183,3 +186,20 @@ def test_self_compose_and_its_gradient(shape: tuple[int, int, int], amplitude: f
     np.testing.assert_allclose(result.detach(), expected.detach(), atol=1e-4)
     assert exact.grad is not None
     np.testing.assert_allclose(single.grad, exact.grad, atol=2e-4 * float(exact.grad.abs().max()))
+
+
+def test_a_compiled_kernel_leaves_torch_its_number_of_threads() -> None:
+    """In a process of its own, because it is the first kernel of a process that starts numba's threads."""
+    pytest.importorskip("numba")
+    code = """
+import torch
+torch.set_num_threads(1)
+from masr_registration.transforms.grid import sample
+sample(torch.rand(1, 9, 9, 9), 8 * torch.rand(3, 50))
+print(torch.get_num_threads())
+"""
+    variables = {**os.environ, "NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "1"
