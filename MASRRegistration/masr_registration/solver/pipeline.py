@@ -209,7 +209,7 @@ class _Run:
                 instance.optimise(
                     pair, velocity, settings, self.seed, lambda f, m: self._tick("continuous", 0.9 * f, m)
                 )
-            self._split(velocity.on_stride(2), _reduced(self.grid, 2))
+            self._split(velocity.on_stride(2), self.grid.reduced(2))
             self._tick("continuous", 1.0)
 
     def _split(self, velocity: Tensor, geometry: Geometry) -> None:
@@ -354,17 +354,6 @@ class _Run:
         chosen = chosen[:: max(1, -(-len(chosen) // CHECK_POINTS))].double()
         matrix = torch.from_numpy(self.fixed.geometry.index_to_physical)
         return chosen @ matrix[:3, :3].T + matrix[:3, 3]
-
-
-def _reduced(grid: Geometry, stride: int) -> Geometry:
-    """The grid whose voxels are blocks of `stride` voxels of `grid`."""
-    origin = grid.index_to_physical @ [*((stride - 1) / 2,) * 3, 1]
-    return Geometry(
-        (grid.size[0] // stride, grid.size[1] // stride, grid.size[2] // stride),
-        (grid.spacing[0] * stride, grid.spacing[1] * stride, grid.spacing[2] * stride),
-        (float(origin[0]), float(origin[1]), float(origin[2])),
-        grid.direction,
-    )
 
 
 def _through(scan: Scan, chain: TransformChain, geometry: Geometry) -> Scan:
