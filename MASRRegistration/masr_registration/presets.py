@@ -7,7 +7,7 @@ Importable without torch.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -18,6 +18,7 @@ FORMAT_VERSION = 1
 
 Modality = Literal["auto", "mr", "ct"]
 LinearModel = Literal["none", "rigid", "affine"]
+Representation = Literal["mind", "masr", "masr-faithful"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,10 @@ class Continuous:
 
 @dataclass(frozen=True)
 class Preset:
-    """Everything a run needs besides its images."""
+    """Everything a run needs besides its images.
+
+    `representation` "mind" compares images by MIND-SSC alone, the others by a network's features as well.
+    """
 
     name: str
     description: str
@@ -70,9 +74,14 @@ class Preset:
     linear: Linear = field(default_factory=Linear)
     discrete: Discrete = field(default_factory=Discrete)
     continuous: Continuous = field(default_factory=Continuous)
+    representation: Representation = "mind"
 
     def to_json(self) -> str:
         return json.dumps({"masr_preset": FORMAT_VERSION, **asdict(self)}, indent=2) + "\n"
+
+    def with_representation(self, name: str) -> Preset:
+        """Raises `InputError` with the representations there are."""
+        return replace(self, representation=_value(Representation, name, "representation"))
 
     @classmethod
     def from_json(cls, text: str) -> Preset:

@@ -8,7 +8,7 @@ stage sees: on cells of two working voxels, averaged over 3 x 3 x 3 cells.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..presets import Modality, Normalisation
 from ..representation.descriptor import Scan, region_box
 from ..transforms import affine
-from ..transforms.grid import box, inside, pool, sample
+from ..transforms.grid import box, inside, sample
 from ..volume import Geometry, Volume
 
 Descriptor = Callable[[Tensor], Tensor]
@@ -127,6 +127,7 @@ class Retrieval:
     """What one descriptor found.
 
     Attributes:
+        fixed, moving: the descriptors ``(C, d, h, w)``.
         found: ``(N, 3)`` best candidates, indices in cells.
         rank: ``(N,)`` place of the candidate nearest to the truth in the order of similarity, 1 is best.
         contrast: ``(N,)`` depth of the best minimum against that of the second, both below the window's mean; NaN
@@ -135,6 +136,8 @@ class Retrieval:
     """
 
     pair: Pair
+    fixed: Tensor
+    moving: Tensor
     found: np.ndarray
     rank: np.ndarray
     contrast: np.ndarray
@@ -201,6 +204,8 @@ def retrieve(pair: Pair, descriptor: Descriptor, protocol: Protocol) -> Retrieva
     profile = torch.where(around.isfinite(), around, torch.nan).nanmean(dim=0)
     return Retrieval(
         pair,
+        fixed,
+        moving,
         np.concatenate(found),
         np.concatenate(rank),
         np.concatenate(contrast),
@@ -233,30 +238,20 @@ def _mode_contrast(cost: Tensor, side: int) -> Tensor:
 
 
 def invariance(
-    image: Tensor,
-    places: np.ndarray,
-    descriptor: Descriptor,
-    protocol: Protocol,
-    appearances: Sequence[Callable[[Tensor], Tensor]],
+    pair: Pair, descriptor: Descriptor, protocol: Protocol, appearances: Sequence[Tensor]
 ) -> dict[str, float]:
-    """How little a descriptor changes when the image ``(D, H, W)`` changes its contrast.
+    """How little a descriptor changes where the fixed image changes its contrast.
 
-    For each of `appearances` (image to image): 1 - (difference at the same place) / (difference between places), 1 for
-    a descriptor that does not change, 0 for one that has forgotten the place. Mean and 5th percentile over them.
+    For each of `appearances`, the fixed image ``(D, H, W)`` in other contrasts: 1 - (difference at the same anchor) /
+    (difference between anchors): 1 for a descriptor that does not change, 0 for one that has forgotten the place. Mean
+    and 5th percentile over them.
     """
-    order = np.random.default_rng(protocol.seed).permutation(len(places))
-    reference = _at(describe(image, descriptor, protocol), places)
+    order = np.random.default_rng(protocol.seed).permutation(len(pair.anchors))
+    reference = _at(describe(pair.fixed, descriptor, protocol), pair.anchors)
     values = []
-    for appearance in appearances:
-        changed = _at(describe(appearance(image), descriptor, protocol), places)
+    for image in appearances:
+        changed = _at(describe(image, descriptor, protocol), pair.anchors)
         same = (reference - changed).square().mean()
         other = (reference - changed[:, order]).square().mean()
         values.append(float(1 - same / other.clamp_min(1e-12)))
     return {"invariance_mean": float(np.mean(values)), "invariance_p5": float(np.percentile(values, 5))}
-
-
-def compare(
-    pair: Pair, descriptors: Mapping[str, Descriptor], protocol: Protocol
-) -> dict[str, Retrieval]:
-    """`retrieve` for every descriptor, by its name."""
-    return {name: retrieve(pair, descriptor, protocol) for name, descriptor in descriptors.items()}

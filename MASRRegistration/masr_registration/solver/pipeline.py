@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..evaluation.metrics import sdlogj
 from ..presets import Preset
 from ..representation.descriptor import Scan, region_box
+from ..representation.encoder import Encoder, Features
 from ..representation.self_similarity import mind_ssc
 from ..transforms import affine
 from ..transforms.chain import Affine, DisplacementField, TransformChain
@@ -47,6 +48,7 @@ class RegistrationResult:
         metrics: numbers for result.json; similarities are mean squared MIND-SSC differences, lower is better.
         warnings: sentences for a person.
         timings: seconds by stage.
+        representation, weights_sha256: what the images were compared by; no weights with MIND-SSC alone.
         foreground: ``(D, H, W)`` bool on the fixed grid, the body the metrics speak of.
     """
 
@@ -56,6 +58,8 @@ class RegistrationResult:
     metrics: dict[str, float | int | bool | None] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
+    representation: str = "mind-ssc"
+    weights_sha256: str | None = None
 
 
 def register(
@@ -107,7 +111,7 @@ class _Run:
     ) -> None:
         self.fixed_volume, self.moving_volume = fixed, moving
         self.preset, self.device, self.seed, self.progress = preset, device, seed, progress
-        self.warnings: list[str] = []
+        self.encoder, self.warnings = Encoder.or_mind(preset.representation, device)
         self.timings = dict.fromkeys(("encode", *STAGES), 0.0)
         self.fields: list[DisplacementField] = []
         self.inverse_fields: list[DisplacementField] = []
@@ -168,11 +172,19 @@ class _Run:
                 for scan, matrix in ((fixed, eye), (moving, self.matrix))
             ]
             self._tick("discrete", 0.0)
-            fixed_features = mind_ssc(fixed.on(self.grid, eye))
+            fixed_features = self.encoder.encode(fixed, self.grid, eye)
             self._tick("discrete", 0.05)
-            moving_features = mind_ssc(moving.on(self.grid, self.matrix))
+            moving_features = self.encoder.encode(moving, self.grid, self.matrix)
             self._tick("discrete", 0.1)
-            return instance.Pair(fixed_features, moving_features, weights[0], weights[1], spacing)
+            return instance.Pair(
+                fixed_features.mind,
+                moving_features.mind,
+                weights[0],
+                weights[1],
+                spacing,
+                fixed_features.dsir,
+                moving_features.dsir,
+            )
 
     def _working_spacing(self) -> float:
         """What the coarser image resolves (edge of the cube as large as its voxel), held near the preset's spacing."""
@@ -191,8 +203,8 @@ class _Run:
         if self.preset.discrete.enabled:
             with self._timed("discrete"):
                 forward, backward = convex.search(
-                    pool(pair.fixed, 2),
-                    pool(pair.moving, 2),
+                    Features(pair.fixed, pair.fixed_dsir).pooled(),
+                    Features(pair.moving, pair.moving_dsir).pooled(),
                     pool(pair.fixed_weight[None], 2)[0],
                     pool(pair.moving_weight[None], 2)[0],
                     self.preset.discrete.reach_mm / (2 * pair.spacing_mm),
@@ -280,6 +292,7 @@ class _Run:
             }
             self._tick("check", 1.0)
         result.timings = self.timings
+        result.representation, result.weights_sha256 = self.encoder.name, self.encoder.sha256
         return result
 
     def _native_foreground(self) -> np.ndarray:
