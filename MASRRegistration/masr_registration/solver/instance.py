@@ -155,22 +155,22 @@ def optimise(pair: Pair, velocity: Velocity, settings: Continuous, seed: int, ti
     full = pair.fixed_weight, pair.moving_weight
     half, quarter = ([pool(w[None], stride)[0] for w in full] for stride in (2, 4))
     dsir = [x for x in (pair.fixed_dsir, pair.moving_dsir) if x is not None]
-    terms = [_Term(velocity, [channels_last(pool(x, 4)) for x in (pair.fixed, pair.moving)], quarter)]
+    terms = [Term(velocity, [channels_last(pool(x, 4)) for x in (pair.fixed, pair.moving)], quarter)]
     if dsir:
         small = [channels_last(pool(x, 2)) for x in dsir]
-        terms.append(_Term(velocity, small, quarter, share=DSIR_SHARE))
+        terms.append(Term(velocity, small, quarter, share=DSIR_SHARE))
     _descend(velocity, terms, settings, coarse, seed, False, lambda n, m: tick(turn * n / coarse, m))
     features = []
     for name in ("fixed", "moving"):
         features.append(channels_last(getattr(pair, name)))
         setattr(pair, name, features[-1].new_empty(0))
-    terms = [_Term(velocity, features, full, stride=LATTICE)]
+    terms = [Term(velocity, features, full, stride=LATTICE)]
     if dsir:
-        terms.append(_Term(velocity, [channels_last(x) for x in dsir], half, share=DSIR_SHARE))
+        terms.append(Term(velocity, [channels_last(x) for x in dsir], half, share=DSIR_SHARE))
     _descend(velocity, terms, settings, fine, seed, True, lambda n, m: tick(turn + (1 - turn) * n / fine, m))
 
 
-class _Term:
+class Term:
     """A part of the symmetric loss: features of one resolution, compared on every `stride`-th voxel.
 
     Args:
@@ -217,7 +217,7 @@ class _Term:
 
 def _descend(
     velocity: Velocity,
-    terms: Sequence[_Term],
+    terms: Sequence[Term],
     settings: Continuous,
     iterations: int,
     seed: int,
