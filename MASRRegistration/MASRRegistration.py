@@ -101,9 +101,12 @@ class MASRRegistrationLogic(ScriptedLoadableModuleLogic):
         self.job = job
         if not waitForCompletion:
             return job
-        while job.running:  # also before the application's own event loop runs, as in --python-script
-            slicer.app.processEvents()
-            time.sleep(0.01)
+        try:
+            while job.running:  # also before the application's own event loop runs, as in --python-script
+                slicer.app.processEvents()
+                time.sleep(0.01)
+        finally:
+            job.abandon()  # does nothing unless interrupted
         if job.error is not None:
             raise job.error
         if job.result is None:

@@ -89,7 +89,8 @@ class RegistrationPanel:
             )
         except MasrError as error:
             self._showError(error)
-        self.update()
+        else:
+            self.update()
 
     def _reason(self) -> str:
         parameters = self.parameters
@@ -120,20 +121,22 @@ class RegistrationPanel:
         self.ui.stageLabel.text = f"{stageName(stage)}{remainingTime(remaining)}"
 
     def _onFinished(self, result: RegistrationResult | None, error: MasrError | None) -> None:
-        if error is not None:
-            self._showError(error)
-        elif result is not None:
+        if result is not None:
             parameters = self.parameters or self.logic.getParameterNode()
             parameters.outputTransform = result.transformNode
             parameters.outputVolume = result.volumeNode
             self.ui.statusLabel.text = verdictText(result)
-        self.update()
+            self.update()
+        elif error is not None:
+            self._showError(error)
 
     def _showError(self, error: MasrError) -> None:
+        """Last of all: the message box has an event loop of its own, in which the module may be closed."""
         details = "\n".join(getattr(error, "__notes__", []))
         self.ui.statusLabel.text = str(error)
         if details:
             self.ui.logEdit.appendPlainText(details)
+        self.update()
         if not isinstance(error, CancelledError):
             slicer.util.errorDisplay(plain(str(error)), detailedText=details or None)
 
