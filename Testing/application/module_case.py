@@ -107,6 +107,22 @@ class ModuleCase(unittest.TestCase):
         self.waitUntilIdle()
 
 
+def ownSeconds():
+    """A clock that runs while this thread works or sleeps, and not while other processes have its processor (Linux;
+    elsewhere it always runs)."""
+    while True:
+        waited, now = _nanosecondsWaited(), time.perf_counter()
+        if waited == _nanosecondsWaited():
+            return now - waited / 1e9
+
+
+def _nanosecondsWaited():
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text(encoding="utf-8").split()[1])
+    except OSError:
+        return 0
+
+
 def quickPreset():
     """Only a rigid alignment on a coarse grid."""
     preset = json.loads(presets.load("general").to_json())
