@@ -198,7 +198,7 @@ def test_without_torch(module, slicer_app, tmp_path, monkeypatch):
 def test_quitting_ends_the_worker(module, slicer_app):
     module.ui.applyButton.click()
     job = module.panel.job
-    slicer_app.wait_until(lambda: job.workerPid, timeout=120)
+    slicer_app.wait_until(lambda: job.workerPid)
     pid = job.workerPid
     slicer_app.quit()
     assert not job.running
@@ -236,6 +236,17 @@ def test_nothing_is_kept_of_parameters_that_are_disconnected(module):
     gc.collect()
     assert first() is None
     assert module.binding.parameters.fixedVolume.GetName() == "T1"
+
+
+def test_a_closed_scene_is_not_kept_in_memory(module, slicer_app, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: "/no/PythonSlicer")
+    volume = weakref.ref(module.ui.movingSelector.currentNode())
+    module.ui.applyButton.click()
+    job = weakref.ref(module.panel.job)
+    slicer_app.wait_until(lambda: not module.panel.running)
+    slicer.mrmlScene.Clear(False)
+    gc.collect()
+    assert (job(), volume()) == (None, None)
 
 
 def test_reload(module, slicer_app):

@@ -39,7 +39,7 @@ class RegistrationPanel:
 
     @property
     def running(self) -> bool:
-        return self.job is not None and self.job.running
+        return self.job is not None
 
     def update(self) -> None:
         """Show what can be done now, and if nothing, why."""
@@ -68,6 +68,7 @@ class RegistrationPanel:
         """End what runs, silently."""
         if self.job is not None:
             self.job.abandon()
+            self.job = None
 
     def _register(self) -> None:
         parameters, ui = self.parameters, self.ui
@@ -121,6 +122,7 @@ class RegistrationPanel:
         self.ui.stageLabel.text = f"{stageName(stage)}{remainingTime(remaining)}"
 
     def _onFinished(self, result: RegistrationResult | None, error: MasrError | None) -> None:
+        self.job = None
         if result is not None:
             parameters = self.parameters or self.logic.getParameterNode()
             parameters.outputTransform = result.transformNode

@@ -102,10 +102,10 @@ class WorkerProcess:
         """Kill the worker now and call nobody back: the application quits."""
         if self._ended:
             return
-        self._ended = True
+        self._tidy()
         self._kill()
         self._process.waitForFinished(1000)
-        self._tidy()
+        self._removeFolder()
 
     def _send(self, line: bytes) -> None:
         self._process.write(qt.QByteArray(line))
@@ -191,12 +191,18 @@ class WorkerProcess:
     def _end(self, outcome: client.Outcome | None, error: MasrError | None) -> None:
         if self._ended:
             return
-        self._ended = True
+        onEnd = self._onEnd
         self._tidy()
-        self._onEnd(outcome, error)
+        self._removeFolder()
+        onEnd(outcome, error)
 
     def _tidy(self) -> None:
+        """Nobody is called any more, nor kept alive by the connections of the process, which Python cannot undo."""
+        self._ended = True
         self._timer.stop()
+        del self._onMessage, self._onLog, self._onEnd
+
+    def _removeFolder(self) -> None:
         if self._folder is not None:
             self._folder.remove()
 
