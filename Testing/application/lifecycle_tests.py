@@ -165,8 +165,11 @@ class ChoiceTest(ModuleCase):
         self.assertFalse(self.panel.running)
         self.assertIn("not a preset", self.errors[0])
 
-    def test_disclaimer(self):
+    def test_what_is_shown_at_first(self):
         self.assertIn("not a medical device", self.ui.disclaimerLabel.text)
+        self.assertTrue(self.ui.logButton.collapsed)
+        self.assertTrue(self.ui.advancedButton.collapsed)
+        self.assertTrue(self.ui.progressBar.isHidden())
 
 
 def alive(pid):

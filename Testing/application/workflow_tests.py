@@ -1,6 +1,7 @@
 """From the button to the result in the scene, with the real background process."""
 
 import json
+import tempfile
 from unittest import mock
 
 import numpy as np
@@ -29,9 +30,11 @@ class WorkflowTest(ModuleCase):
         self.ui.applyButton.click()
         self.assertEqual(self.ui.applyButton.text, "Cancel")
         self.assertFalse(self.ui.inputsButton.enabled)
+        self.assertFalse(self.ui.progressBar.isHidden() or self.ui.stageLabel.isHidden())
         self.waitUntilIdle()
         self.assertEqual(self.errors, [])
         self.assertEqual((self.ui.applyButton.text, self.ui.inputsButton.enabled), ("Register", True))
+        self.assertTrue(self.ui.progressBar.isHidden() and self.ui.stageLabel.isHidden())
         transform, volume = self.parameters.outputTransform, self.parameters.outputVolume
         self.assertEqual((transform.GetName(), volume.GetName()), ("T2 to T1", "T2 registered to T1"))
         self.assertEqual(transform.GetClassName(), "vtkMRMLLinearTransformNode")
@@ -40,6 +43,7 @@ class WorkflowTest(ModuleCase):
         self.assertIs(transform.GetNodeReference("spatialRegistrationFixed"), fixed)
         result = json.loads(transform.GetAttribute("MASR.Result"))
         self.assertEqual(result["provenance"]["preset"]["name"], "quick")
+        self.assertNotIn(json.dumps(tempfile.gettempdir())[1:-1], transform.GetAttribute("MASR.Result"))
         self.assertIn(transform.GetAttribute("MASR.Verdict"), ("plausible", "doubtful", "failed"))
         self.assertTrue(self.ui.statusLabel.text)
         self.assertEqual(slicer.util.arrayFromVolume(volume).shape, slicer.util.arrayFromVolume(fixed).shape)

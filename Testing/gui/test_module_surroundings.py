@@ -225,7 +225,7 @@ def test_the_panel_is_up_to_date_while_an_error_message_is_open(module, monkeypa
     module.panel.job._process._process.waitForFinished()
     slicer.app.processEvents()
     assert seen == ["Register", "Register"]
-    assert not module.ui.progressBar.visible
+    assert module.ui.progressBar.isHidden()
 
 
 def test_nothing_is_kept_of_parameters_that_are_disconnected(module):
