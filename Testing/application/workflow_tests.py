@@ -179,29 +179,31 @@ class SampleTest(ModuleCase):
 
     def registerWithHeartbeat(self):
         """Seconds between the beats of a timer while the worker runs, sorted, and what the stage label said."""
-        beats, stages = [], []
-
-        def beat():
-            beats.append(ownSeconds())
-            stages.append(self.ui.stageLabel.text)
-
         import qt
         from MASRRegistrationLib.gui import job
 
+        beats, stages = [], []
         timer = qt.QTimer()
         timer.setInterval(5)
-        timer.connect("timeout()", beat)
-        deliver = job.deliver
+        timer.connect("timeout()", lambda: beats.append(ownSeconds()))
+        onProgress, deliver = self.panel._onProgress, job.deliver
+
+        def recordStage(*args):
+            onProgress(*args)
+            stages.append(self.ui.stageLabel.text)
 
         def deliverWithoutBeats(*args):
             timer.stop()
             return deliver(*args)
 
-        with mock.patch.object(job, "deliver", deliverWithoutBeats):
+        with (
+            mock.patch.object(self.panel, "_onProgress", recordStage),
+            mock.patch.object(job, "deliver", deliverWithoutBeats),
+        ):
             self.ui.applyButton.click()
             timer.start()
             self.waitUntilIdle()
-        return np.sort(np.diff(beats)), list(dict.fromkeys(stages))
+        return np.sort(np.diff(beats)), stages
 
 
 def worldDistance(first, firstPoints, second, secondPoints):
