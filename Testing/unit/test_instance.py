@@ -7,7 +7,15 @@ import pytest
 import torch
 from masr_registration.presets import Continuous
 from masr_registration.representation.self_similarity import mind_ssc
-from masr_registration.solver.instance import Pair, Velocity, optimise
+from masr_registration.solver.instance import (
+    BENDING,
+    STEEP,
+    Pair,
+    Velocity,
+    optimise,
+    roughness,
+    steepness,
+)
 from masr_registration.transforms.grid import compose, identity, resize
 from masr_registration.transforms.velocity import exponential
 from phantoms import Head, geometry, smooth_field
@@ -140,3 +148,16 @@ def test_fit_starts_from_given_displacements() -> None:
     velocity.fit(exponential(field), exponential(-field))
     assert field.norm(dim=0).max() > 0.7
     assert (velocity.at_nodes() - field).norm(dim=0).mean() < 0.25 * field.norm(dim=0).mean()
+
+
+def test_a_linear_stretch_is_smoother_than_a_bent_one_of_the_same_size() -> None:
+    """Both change by the same amount between neighbours, but only one keeps the direction of the change."""
+    ramp = INDEX[:1] * 0.1
+    zigzag = (INDEX[:1] % 2) * 0.1
+    assert roughness(ramp) == pytest.approx(0.01, rel=1e-3)
+    assert roughness(zigzag) == pytest.approx(0.01 + BENDING * 0.04, rel=1e-3)
+
+
+def test_only_what_is_too_steep_costs_extra() -> None:
+    assert steepness(INDEX[:1] * 0.9 * STEEP) == 0
+    assert steepness(INDEX[:1] * (STEEP + 0.5)) == pytest.approx(0.25)

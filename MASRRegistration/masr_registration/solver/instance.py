@@ -28,6 +28,8 @@ DATA_WEIGHT = 6.0
 LEARNING_RATE = 0.3
 STEEP, STEEP_WEIGHT = 1.0, 30.0
 """Slope of the velocity (a local stretch or squeeze by a factor of e^STEEP along an axis) that is made expensive."""
+BENDING = 0.5
+"""Share of the second differences in the roughness: with it, more smoothness costs less of what was found."""
 FADE_MM = 8.0
 INITIAL_ROUNDS = 4
 LATTICE = 2
@@ -192,6 +194,22 @@ class _Problem:
         return result
 
 
+def roughness(field: Tensor) -> Tensor:
+    """How uneven ``(3, D, H, W)`` is: mean squared first differences, and second ones with the weight `BENDING`."""
+    slopes = [field.diff(dim=axis) for axis in (1, 2, 3)]
+    bends = [slope.diff(dim=axis) for slope in slopes for axis in (1, 2, 3)]
+    return _mean_squares(slopes) + BENDING * _mean_squares(bends)
+
+
+def steepness(field: Tensor) -> Tensor:
+    """Mean squared excess of the first differences of ``(3, D, H, W)`` over `STEEP`, summed over the axes."""
+    return _mean_squares([(field.diff(dim=axis).abs() - STEEP).clamp_min(0) for axis in (1, 2, 3)])
+
+
+def _mean_squares(parts: list[Tensor]) -> Tensor:
+    return torch.stack([part.square().mean() for part in parts if part.numel()]).sum()
+
+
 def _descend(
     problem: _Problem,
     settings: Continuous,
@@ -213,12 +231,8 @@ def _descend(
             order = random.permutation(len(offsets))
         field = velocity.at_nodes()
         data = problem.loss(field, offsets[order[number % len(offsets)]], stride)
-        slopes = [field.diff(dim=axis) for axis in (1, 2, 3)]
-        roughness = torch.stack([slope.square().mean() for slope in slopes]).sum()
-        steepness = torch.stack(
-            [(slope.abs() - STEEP).clamp_min(0).square().mean() for slope in slopes]
-        ).sum()
-        loss = DATA_WEIGHT * data + settings.regularisation * roughness + STEEP_WEIGHT * steepness
+        penalty = settings.regularisation * roughness(field) + STEEP_WEIGHT * steepness(field)
+        loss = DATA_WEIGHT * data + penalty
         optimiser.zero_grad()
         loss.backward()
         if anneal:
