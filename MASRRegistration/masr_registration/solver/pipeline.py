@@ -247,21 +247,17 @@ class _Run:
 
             def dissimilarity(index: Tensor) -> float:
                 image, known = moving.at(index)
-                difference = (reference - mind_ssc(image)).square().mean(dim=0)
+                difference = torch.zeros_like(image)
+                for own, other in zip(reference, mind_ssc(image), strict=True):
+                    difference += (own - other).square_()
                 seen = region & known
-                return float(difference[seen].mean()) if seen.any() else float("nan")
+                return float(difference[seen].mean()) / len(reference) if seen.any() else float("nan")
 
             before = dissimilarity(moving.index(self.grid, self.start))
             after_linear = after = dissimilarity(moving.index(self.grid, self.matrix))
             self._tick("check", 0.3)
             if self.fields:
-                linear = TransformChain((Affine(self.matrix),)).dense(self.fixed.geometry)
-                displacement = sample(
-                    (self.dense - linear).to(self.device), self.fixed.index(self.grid, eye)
-                ).reshape(3, -1)
-                to_index = torch.tensor(moving.geometry.physical_to_index[:3, :3], dtype=torch.float32)
-                moved = moving.index(self.grid, self.matrix)
-                after = dissimilarity(moved + (to_index.to(self.device) @ displacement).reshape(moved.shape))
+                after = dissimilarity(self._moved_index(moving))
             if self.fields and not after < after_linear:
                 self.warnings.append("The deformable part did not improve the match and was left out.")
                 self.fields, self.inverse_fields, after = [], [], after_linear
@@ -281,6 +277,17 @@ class _Run:
             self._tick("check", 1.0)
         result.timings = self.timings
         return result
+
+    def _moved_index(self, moving: Scan) -> Tensor:
+        """Where the working grid's points lie in `moving` ``(3, D, H, W)`` by the dense transform, linear beyond it."""
+        linear = TransformChain((Affine(self.matrix),)).dense(self.fixed.geometry)
+        bent = (self.dense - linear).to(self.device)
+        displacement = sample(bent, self.fixed.index(self.grid, np.eye(4))).reshape(3, -1)
+        to_index = torch.tensor(moving.geometry.physical_to_index[:3, :3], dtype=torch.float32)
+        index = moving.index(self.grid, self.matrix)
+        for axis, row in enumerate(to_index.to(self.device)):
+            index[axis] += (row @ displacement).reshape(index.shape[1:])
+        return index
 
     def _native_foreground(self) -> np.ndarray:
         return np.asarray(self.fixed.region.cpu().numpy())
