@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..device import resolve_device
+from ..device import release_memory, resolve_device
 from ..errors import InputError, ResourceError, is_out_of_memory
 from ..evaluation.metrics import sdlogj
 from ..presets import Preset
@@ -188,8 +188,7 @@ class _Run:
     def start_again(self, smaller: plan.Plan) -> None:
         """After the memory ran out: nothing of the deformable stages is kept."""
         self.fields, self.inverse_fields = [], []
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_memory()
         self.warnings.append(
             f"The memory ran out; the registration was repeated on a working grid of "
             f"{smaller.working_spacing_mm:.2f} mm, which finds less detail."
@@ -198,11 +197,13 @@ class _Run:
     def deformable(self, chosen: plan.Plan) -> RegistrationResult:
         """Everything after the linear stage."""
         self.plan = chosen
+        release_memory()
         pair = self.encode()
         velocity = self.discrete(pair)
         if velocity is not None:
             self.continuous(pair, velocity)
         del pair
+        release_memory()
         return self.check()
 
     def linear(self) -> None:
@@ -297,6 +298,7 @@ class _Run:
 
             def dissimilarity(index: Tensor) -> float:
                 image, known = moving.at(index)
+                del index
                 difference = torch.zeros_like(image)
                 for own, other in zip(reference, mind_ssc(image), strict=True):
                     difference += (own * FEATURE_UNIT - other).square_()
