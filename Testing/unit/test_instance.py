@@ -16,6 +16,7 @@ from masr_registration.solver.instance import (
     roughness,
     steepness,
 )
+from masr_registration.solver.kernels import compact
 from masr_registration.transforms.grid import compose, identity, resize
 from masr_registration.transforms.velocity import exponential
 from phantoms import Head, geometry, smooth_field
@@ -32,7 +33,7 @@ SETTINGS = Continuous(control_spacing_mm=8.0, iterations=(20, 24))
 
 def features(displacement: torch.Tensor, shade: str) -> torch.Tensor:
     places = (INDEX + displacement).movedim(0, -1).double().numpy() - 19.5
-    return mind_ssc(torch.from_numpy(HEAD(places, shade)).float())
+    return compact(mind_ssc(torch.from_numpy(HEAD(places, shade)).float()))
 
 
 def solve(

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..presets import Continuous
 from ..transforms.grid import box, bspline_controls, bspline_upsample, identity, pool, upsample_lattice, warp
 from ..transforms.velocity import exponential
-from .kernels import channels_last, feature_difference
+from .kernels import channels_last, feature_difference, pool_compact
 
 DATA_WEIGHT = 6.0
 LEARNING_RATE = 0.3
@@ -41,7 +41,7 @@ class Pair:
     """What the deformable stages see, all on one working grid. `optimise` consumes it: features are large.
 
     Attributes:
-        fixed, moving: full-resolution features ``(C, D, H, W)``; sides are multiples of 8.
+        fixed, moving: full-resolution features ``(C, D, H, W)`` from `kernels.compact`; sides are multiples of 8.
         fixed_weight, moving_weight: ``(D, H, W)`` in [0, 1]: zero where an image shows nothing or is masked out.
         spacing_mm: of the isotropic working grid.
     """
@@ -152,7 +152,10 @@ def optimise(pair: Pair, velocity: Velocity, settings: Continuous, seed: int, ti
     weights = pair.fixed_weight, pair.moving_weight
     pooled = pool(weights[0][None], 4)[0], pool(weights[1][None], 4)[0]
     problem = _Problem(
-        velocity, channels_last(pool(pair.fixed, 4)), channels_last(pool(pair.moving, 4)), *pooled
+        velocity,
+        channels_last(pool_compact(pair.fixed, 4)),
+        channels_last(pool_compact(pair.moving, 4)),
+        *pooled,
     )
     _descend(problem, settings, coarse, seed, 1, False, lambda n, m: tick(turn * n / coarse, m))
     features = []
