@@ -105,7 +105,9 @@ class FaithfulMasrNet(nn.Module):
         self.bottom = _Conv(64, 64, slope=0.2)
         self.up = nn.ModuleList(_Conv(*channels, slope=0.2) for channels in up)
         self.features = nn.Conv3d(8, 4, 3, padding=1, padding_mode="replicate")
-        self.squeeze = nn.Sequential(_Conv(24 * 4, 24, slope=0.2), nn.Conv3d(24, 24, 3, padding=1, padding_mode="replicate"))
+        self.squeeze = nn.Sequential(
+            _Conv(24 * 4, 24, slope=0.2), nn.Conv3d(24, 24, 3, padding=1, padding_mode="replicate")
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """Unit-norm features ``(N, 24, D, H, W)`` of `image` ``(N, 1, D, H, W)`` in [0, 1], of any size."""
