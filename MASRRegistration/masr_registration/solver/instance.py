@@ -62,12 +62,13 @@ class Pair:
         return self.fixed.shape[1], self.fixed.shape[2], self.fixed.shape[3]
 
     def halved(self) -> tuple[Tensor, Tensor]:
-        """All features of both images at half the resolution ``(C + C', D/2, H/2, W/2)``, the full-resolution ones first."""
-        fixed, moving = (
-            torch.cat([pool_compact(full, 2), *([] if half is None else [half])])
-            for full, half in ((self.fixed, self.fixed_dsir), (self.moving, self.moving_dsir))
-        )
-        return fixed, moving
+        """All features of both images at half the resolution ``(C + C', D/2, H/2, W/2)``."""
+        return _halved(self.fixed, self.fixed_dsir), _halved(self.moving, self.moving_dsir)
+
+
+def _halved(full: Tensor, half: Tensor | None) -> Tensor:
+    pooled = pool_compact(full, 2)
+    return pooled if half is None else torch.cat((pooled, half))
 
 
 def _node_step(spacing_mm: float, control_spacing_mm: float) -> int:
