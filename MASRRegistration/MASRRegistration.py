@@ -93,17 +93,26 @@ class MASRRegistrationLogic(ScriptedLoadableModuleLogic):
 
         Raises `MasrError` with one sentence for a person.
         """
+
+        def finish(result, error):
+            self.job = None
+            if onFinished is not None:
+                onFinished(result, error)
+
         if self.job is not None and self.job.running:
             raise ResourceError(_("A registration is running already; wait for it or cancel it."))
         outputs = outputTransformNode, outputVolumeNode
-        job = RegistrationJob(fixedNode, movingNode, presetName, *outputs, onProgress, onFinished, onLog)
+        job = RegistrationJob(fixedNode, movingNode, presetName, *outputs, onProgress, finish, onLog)
         job.start()
         self.job = job
         if not waitForCompletion:
             return job
-        while job.running:  # also before the application's own event loop runs, as in --python-script
-            slicer.app.processEvents()
-            time.sleep(0.01)
+        try:
+            while job.running:  # also before the application's own event loop runs, as in --python-script
+                slicer.app.processEvents()
+                time.sleep(0.01)
+        finally:
+            job.abandon()  # does nothing unless interrupted
         if job.error is not None:
             raise job.error
         if job.result is None:

@@ -56,7 +56,7 @@ class Continuous:
 
     enabled: bool = True
     control_spacing_mm: float = 4.0
-    regularisation: float = 1.5
+    regularisation: float = 2.0
     iterations: tuple[int, int] = (40, 60)
 
 

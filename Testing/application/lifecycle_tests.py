@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import time
 from unittest import mock
 
 import numpy as np
@@ -104,9 +103,7 @@ class LifecycleTest(ModuleCase):
         self.ui.applyButton.click()
         self.waitForWorker()
         pid = self.panel.job.workerPid
-        start = time.monotonic()
         self.panel.abandon()  # what cleanup() and aboutToQuit() do
-        self.assertLess(time.monotonic() - start, 2.0)
         self.assertFalse(self.panel.running)
         self.waitUntil(lambda: not alive(pid))
         self.assertEqual(self.temporaryFolders(), [])
@@ -168,8 +165,11 @@ class ChoiceTest(ModuleCase):
         self.assertFalse(self.panel.running)
         self.assertIn("not a preset", self.errors[0])
 
-    def test_disclaimer(self):
+    def test_what_is_shown_at_first(self):
         self.assertIn("not a medical device", self.ui.disclaimerLabel.text)
+        self.assertTrue(self.ui.logButton.collapsed)
+        self.assertTrue(self.ui.advancedButton.collapsed)
+        self.assertTrue(self.ui.progressBar.isHidden())
 
 
 def alive(pid):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import tempfile
 import time
 import unittest
@@ -20,7 +21,10 @@ TIMEOUT_S = 1800.0
 
 
 class ModuleCase(unittest.TestCase):
-    """The module is open, the scene empty; `errors` are the messages that a user would have seen."""
+    """The module is open, the scene empty; `errors` are the messages that a user would have seen.
+
+    A test fails when a slot, timer or observer raised meanwhile, which the application would only print.
+    """
 
     def setUp(self):
         slicer.mrmlScene.Clear(False)
@@ -30,6 +34,16 @@ class ModuleCase(unittest.TestCase):
         )
         display.start()
         self.addCleanup(display.stop)
+        self.slotErrors = []
+        printError = sys.excepthook
+
+        def onSlotError(kind, error, trace):
+            self.slotErrors.append(error)
+            printError(kind, error, trace)
+
+        hook = mock.patch("sys.excepthook", onSlotError)
+        hook.start()
+        self.addCleanup(hook.stop)
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
@@ -44,6 +58,7 @@ class ModuleCase(unittest.TestCase):
         self.representation.exit()
         slicer.mrmlScene.Clear(False)
         self.assertEqual(self.temporaryFolders(), [])
+        self.assertEqual(self.slotErrors, [])
 
     def waitUntil(self, condition, timeout=TIMEOUT_S):
         end = time.monotonic() + timeout
@@ -90,6 +105,22 @@ class ModuleCase(unittest.TestCase):
         self.assertTrue(self.ui.applyButton.enabled, self.ui.reasonLabel.text)
         self.ui.applyButton.click()
         self.waitUntilIdle()
+
+
+def ownSeconds():
+    """A clock that runs while this thread works or sleeps, and not while other processes have its processor (Linux;
+    elsewhere it always runs)."""
+    while True:
+        waited, now = _nanosecondsWaited(), time.perf_counter()
+        if waited == _nanosecondsWaited():
+            return now - waited / 1e9
+
+
+def _nanosecondsWaited():
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text(encoding="utf-8").split()[1])
+    except OSError:
+        return 0
 
 
 def quickPreset():

@@ -1,7 +1,7 @@
 """From the button to the result in the scene, with the real background process."""
 
 import json
-import time
+import tempfile
 from unittest import mock
 
 import numpy as np
@@ -14,10 +14,11 @@ from application.module_case import (
     addLinearTransform,
     addPair,
     movedPoints,
+    ownSeconds,
     rotation,
     shiftError,
 )
-from masr_registration import demo
+from masr_registration import demo, presets
 from masr_registration.errors import MasrError
 
 
@@ -29,9 +30,11 @@ class WorkflowTest(ModuleCase):
         self.ui.applyButton.click()
         self.assertEqual(self.ui.applyButton.text, "Cancel")
         self.assertFalse(self.ui.inputsButton.enabled)
+        self.assertFalse(self.ui.progressBar.isHidden() or self.ui.stageLabel.isHidden())
         self.waitUntilIdle()
         self.assertEqual(self.errors, [])
         self.assertEqual((self.ui.applyButton.text, self.ui.inputsButton.enabled), ("Register", True))
+        self.assertTrue(self.ui.progressBar.isHidden() and self.ui.stageLabel.isHidden())
         transform, volume = self.parameters.outputTransform, self.parameters.outputVolume
         self.assertEqual((transform.GetName(), volume.GetName()), ("T2 to T1", "T2 registered to T1"))
         self.assertEqual(transform.GetClassName(), "vtkMRMLLinearTransformNode")
@@ -40,6 +43,7 @@ class WorkflowTest(ModuleCase):
         self.assertIs(transform.GetNodeReference("spatialRegistrationFixed"), fixed)
         result = json.loads(transform.GetAttribute("MASR.Result"))
         self.assertEqual(result["provenance"]["preset"]["name"], "quick")
+        self.assertNotIn(json.dumps(tempfile.gettempdir())[1:-1], transform.GetAttribute("MASR.Result"))
         self.assertIn(transform.GetAttribute("MASR.Verdict"), ("plausible", "doubtful", "failed"))
         self.assertTrue(self.ui.statusLabel.text)
         self.assertEqual(slicer.util.arrayFromVolume(volume).shape, slicer.util.arrayFromVolume(fixed).shape)
@@ -74,8 +78,13 @@ class WorkflowTest(ModuleCase):
         fixed, moving = addPair()
         other = slicer.util.addVolumeFromArray(slicer.util.arrayFromVolume(moving) ** 1.5, name="B")
         other.CopyOrientation(fixed)
-        preset = str(self.choosePreset())
-        results = [self.widget.logic.register(fixed, node, preset) for node in (moving, other, moving)]
+        results = []
+        for node, choose in (
+            (moving, self.choosePreset),
+            (other, self.chooseInstantPreset),
+            (moving, self.choosePreset),
+        ):
+            results.append(self.widget.logic.register(fixed, node, str(choose())))
         first, last = (slicer.util.arrayFromTransformMatrix(results[n].transformNode) for n in (0, 2))
         np.testing.assert_array_equal(first, last)
         np.testing.assert_array_equal(*(slicer.util.arrayFromVolume(results[n].volumeNode) for n in (0, 2)))
@@ -132,52 +141,27 @@ class WorkflowTest(ModuleCase):
 
 class SampleTest(ModuleCase):
     def test_sample_pair(self):
-        """The two volumes that ship with the package, one of them moved by a transform that is known."""
+        """The two volumes that ship with the package, one of them moved by a transform that is known.
+
+        At half the resolution of the demo, which takes a seventh of the time and keeps within the demo's bound.
+        """
         import SimpleITK as sitk
 
         files = demo.prepare(self.folder / "demo")
         fixed, moving = (slicer.util.loadVolume(files[name]) for name in ("fixed", "moving"))
         self.ui.fixedSelector.setCurrentNode(fixed)
         self.ui.movingSelector.setCurrentNode(moving)
-        self.ui.presetComboBox.currentIndex = self.ui.presetComboBox.findText(demo.PRESET)
-        gaps, last, handover = [], [time.perf_counter()], {}
-
-        def tick():
-            now = time.perf_counter()
-            gaps.append(now - last[0])
-            last[0] = now
-
-        from MASRRegistrationLib.gui import job
-
-        deliver = job.deliver
-
-        def timedDeliver(*args):
-            timer.stop()
-            start = time.perf_counter()
-            result = deliver(*args)
-            handover["in"] = time.perf_counter() - start
-            return result
-
-        import qt
-
-        timer = qt.QTimer()
-        timer.setInterval(5)
-        timer.connect("timeout()", tick)
-        with mock.patch.object(job, "deliver", timedDeliver):
-            start = time.perf_counter()
-            self.ui.applyButton.click()
-            handover["out"] = last[0] = time.perf_counter()
-            handover["out"] -= start
-            timer.start()
-            self.waitUntilIdle()
+        self.choosePreset(**json.loads(presets.load(demo.PRESET).to_json()) | {"working_spacing_mm": 2.0})
+        slicer.app.processEvents()
+        gaps, stages = self.registerWithHeartbeat()
         self.assertEqual(self.errors, [])
-        gaps.sort()
-        print(
-            f"event loop gaps: median {gaps[len(gaps) // 2] * 1e3:.0f} ms, "
-            f"95 % {gaps[int(len(gaps) * 0.95)] * 1e3:.0f} ms, largest {gaps[-1] * 1e3:.0f} ms; "
-            f"hand-over out {handover['out']:.2f} s, in {handover['in']:.2f} s"
-        )
-        self.assertLess(gaps[int(len(gaps) * 0.95)], 0.1)
+        print(f"event loop: {len(gaps)} beats, the largest gaps {[round(gap * 1e3) for gap in gaps[-5:]]} ms")
+        self.assertGreater(len(gaps), 100)
+        self.assertLess(
+            gaps[-5], 0.1
+        )  # what blocks does so at every message; a stutter of the machine may happen
+        for stage in ("Searching large deformations", "Refining the deformation"):
+            self.assertTrue([text for text in stages if text.startswith(stage) and "left" in text], stages)
         transform = self.parameters.outputTransform
         truth = sitk.ReadTransform(files["truth"])
         array = slicer.util.arrayFromVolume(fixed)
@@ -192,6 +176,34 @@ class SampleTest(ModuleCase):
         print(f"mean true error {error:.2f} mm")
         self.assertLess(error, demo.ERROR_AFTER_MM)
         self.assertEqual(transform.GetClassName(), "vtkMRMLTransformNode")
+
+    def registerWithHeartbeat(self):
+        """Seconds between the beats of a timer while the worker runs, sorted, and what the stage label said."""
+        import qt
+        from MASRRegistrationLib.gui import job
+
+        beats, stages = [], []
+        timer = qt.QTimer()
+        timer.setInterval(5)
+        timer.connect("timeout()", lambda: beats.append(ownSeconds()))
+        onProgress, deliver = self.panel._onProgress, job.deliver
+
+        def recordStage(*args):
+            onProgress(*args)
+            stages.append(self.ui.stageLabel.text)
+
+        def deliverWithoutBeats(*args):
+            timer.stop()
+            return deliver(*args)
+
+        with (
+            mock.patch.object(self.panel, "_onProgress", recordStage),
+            mock.patch.object(job, "deliver", deliverWithoutBeats),
+        ):
+            self.ui.applyButton.click()
+            timer.start()
+            self.waitUntilIdle()
+        return np.sort(np.diff(beats)), stages
 
 
 def worldDistance(first, firstPoints, second, secondPoints):

@@ -172,9 +172,9 @@ def test_killing_python_slicer_leaves_its_child(slicer_app, tmp_path):
     slicer_app.wait_until((tmp_path / "pid").exists)
     slicer_app.wait_until((tmp_path / "pid").read_text)
     pid = int((tmp_path / "pid").read_text())
+    assert pid != process.processId()
     process.kill()
     process.waitForFinished()
-    assert pid != process.processId()
     os.kill(pid, 9)  # raises if it were gone
 
 

@@ -1,14 +1,17 @@
 """The tests of `Testing/application` on the harness, and the module's names against the real application."""
 
+import unittest
 from pathlib import Path
 
 import harness.api
 import pytest
+import qt
 from harness.slicerapp import boot
 
 MODULE_FOLDER = Path(__file__).resolve().parents[2] / "MASRRegistration"
 boot().load_modules(MODULE_FOLDER)
 
+from application import lifecycle_tests, module_case, workflow_tests  # noqa: E402
 from application.lifecycle_tests import ChoiceTest, LifecycleTest  # noqa: E402
 from application.workflow_tests import SampleTest, WorkflowTest  # noqa: E402
 
@@ -17,5 +20,28 @@ __all__ = ["ChoiceTest", "LifecycleTest", "SampleTest", "WorkflowTest"]
 LifecycleTest.pytestmark = SampleTest.pytestmark = WorkflowTest.pytestmark = [pytest.mark.slow]
 
 
+def test_every_case_that_runs_in_slicer_runs_here() -> None:
+    loader = unittest.TestLoader()
+    for module in (lifecycle_tests, workflow_tests):
+        for suite in loader.loadTestsFromModule(module):
+            for test in suite:
+                assert type(test).__name__ in __all__
+
+
 def test_the_module_uses_only_names_that_slicer_has() -> None:
     assert harness.api.check_names(MODULE_FOLDER) == []
+
+
+def test_an_exception_in_a_slot_fails_a_test_that_runs_in_slicer(slicer_app) -> None:
+    """Inside the application, where nothing else would: PythonQt only prints it."""
+
+    class Broken(module_case.ModuleCase):
+        def test(self) -> None:
+            qt.QTimer.singleShot(0, lambda: self.missing)
+            self.waitUntil(lambda: self.slotErrors)
+
+    result = unittest.TestResult()
+    Broken("test").run(result)
+    ((_case, text),) = result.failures
+    assert "AttributeError" in text
+    slicer_app.slot_errors.clear()

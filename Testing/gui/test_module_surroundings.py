@@ -1,7 +1,13 @@
 """The module against surroundings that a real Slicer cannot easily be given: broken workers, no torch, the end."""
 
+import gc
+import os
+import sys
+import tempfile
 import textwrap
+import weakref
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import qt
@@ -17,6 +23,11 @@ from masr_registration.errors import CancelledError, MasrError, ResourceError  #
 from masr_registration.worker.messages import Hello, request_from  # noqa: E402
 from MASRRegistrationLib.gui.panel import plain, remainingTime  # noqa: E402
 from MASRRegistrationLib.gui.process import WorkerProcess  # noqa: E402
+
+
+def temporary_folders():
+    return list(Path(tempfile.gettempdir()).glob(f"masr-*-{os.getpid()}-*"))
+
 
 PREAMBLE = """
 import json, os, sys, time
@@ -106,6 +117,18 @@ def test_success(worker):
     assert worker.log == ["a log line"]
 
 
+def test_listeners_that_raise_do_not_hide_the_end(worker, slicer_app):
+    worker.messages = worker.log = mock.Mock(append=mock.Mock(side_effect=ValueError("broken listener")))
+    worker.start(
+        "hello()\nprint('log', file=sys.stderr)\nsend('progress', stage='linear', fraction=0.5)\nresult(__file__)"
+    )
+    outcome, error = worker.end()
+    assert error is None
+    assert outcome.metrics == {"x": 1}
+    assert [str(e) for e in slicer_app.slot_errors] == ["broken listener"] * 4
+    slicer_app.slot_errors.clear()
+
+
 def test_a_worker_that_does_not_obey_is_killed(worker):
     worker.start("hello()\nwhile True: time.sleep(1)")
     worker.app.wait_until(lambda: worker.process.pid)
@@ -116,13 +139,26 @@ def test_a_worker_that_does_not_obey_is_killed(worker):
     worker.app.wait_until(lambda: not alive(pid))
 
 
-def test_a_worker_that_obeys_is_not_killed(worker):
-    worker.start("hello()\nsys.stdin.readline()\nsend('cancelled')\nsys.exit(130)")
+def test_a_worker_that_obeys_is_not_killed(worker, monkeypatch):
+    for deadline in ("OBEY", "LEAVE"):
+        monkeypatch.setattr(f"MASRRegistrationLib.gui.process.MILLISECONDS_TO_{deadline}", 600_000)
+    worker.start(
+        """
+        hello()
+        wanted = [json.loads(sys.stdin.readline())]
+        send("cancelled")
+        wanted += sys.stdin.readlines()
+        print(wanted, file=sys.stderr)
+        """
+    )
     worker.app.wait_until(lambda: worker.messages)
     worker.process.cancel()
     worker.process.cancel()
+    worker.app.wait_until(lambda: len(worker.messages) == 2)
+    worker.process._process.closeWriteChannel()
     outcome, error = worker.end()
     assert (outcome, type(error)) == (None, CancelledError)
+    assert worker.log == ["[{'type': 'cancel'}]"]
 
 
 def test_abandoned(worker):
@@ -162,11 +198,70 @@ def test_without_torch(module, slicer_app, tmp_path, monkeypatch):
 def test_quitting_ends_the_worker(module, slicer_app):
     module.ui.applyButton.click()
     job = module.panel.job
-    slicer_app.wait_until(lambda: job.workerPid, timeout=120)
+    slicer_app.wait_until(lambda: job.workerPid)
     pid = job.workerPid
     slicer_app.quit()
     assert not job.running
     slicer_app.wait_until(lambda: not alive(pid))
+    assert slicer_app.messages == []
+
+
+def test_interrupted_while_waiting(module, monkeypatch):
+    monkeypatch.setattr("time.sleep", mock.Mock(side_effect=KeyboardInterrupt))
+    fixed, moving = module.ui.fixedSelector.currentNode(), module.ui.movingSelector.currentNode()
+    with pytest.raises(KeyboardInterrupt):
+        module.logic.register(fixed, moving)
+    assert not module.logic.job.running
+    assert temporary_folders() == []
+
+
+def test_the_panel_is_up_to_date_while_an_error_message_is_open(module, monkeypatch):
+    seen = []
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("slicer.util.errorDisplay", lambda *a, **k: seen.append(module.ui.applyButton.text))
+    module.ui.applyButton.click()
+    monkeypatch.setattr("shutil.which", lambda name: "/no/PythonSlicer")
+    module.ui.applyButton.click()
+    module.panel.job._process._process.waitForFinished()
+    slicer.app.processEvents()
+    assert seen == ["Register", "Register"]
+    assert module.ui.progressBar.isHidden()
+
+
+def test_nothing_is_kept_of_parameters_that_are_disconnected(module):
+    first = weakref.ref(module.binding.parameters)
+    for _ in range(3):
+        slicer.modules.masrregistration.widgetRepresentation().exit()
+        slicer.modules.masrregistration.widgetRepresentation().enter()
+    gc.collect()
+    assert first() is None
+    assert module.binding.parameters.fixedVolume.GetName() == "T1"
+
+
+def test_a_closed_scene_is_not_kept_in_memory(module, slicer_app, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: "/no/PythonSlicer")
+    volume = weakref.ref(module.ui.movingSelector.currentNode())
+    module.ui.applyButton.click()
+    job = weakref.ref(module.panel.job)
+    slicer_app.wait_until(lambda: not module.panel.running)
+    slicer.mrmlScene.Clear(False)
+    gc.collect()
+    assert (job(), volume()) == (None, None)
+
+
+def test_reload(module, slicer_app):
+    module.ui.applyButton.click()
+    job = module.panel.job
+    with mock.patch.dict(sys.modules):
+        code = sys.modules["MASRRegistrationLib.gui.panel"]
+        module.onReload()
+        assert sys.modules["MASRRegistrationLib.gui.panel"] is not code
+    again = slicer.util.getModuleWidget("MASRRegistration")
+    assert again is not module
+    assert not job.running
+    assert temporary_folders() == []
+    assert again.ui.fixedSelector.currentNode().GetName() == "T1"
+    assert again.ui.applyButton.enabled
     assert slicer_app.messages == []
 
 
@@ -175,8 +270,14 @@ def test_the_modules_own_test(module):
 
 
 def test_the_module_is_described(module):
-    assert slicer.modules.masrregistration.title == "MASR Registration"
-    assert slicer.modules.masrregistration.categories == ("Registration",)
+    """What the generic tests of Slicer's build ask for, and the texts of the template replaced."""
+    described = slicer.modules.masrregistration
+    assert (described.name, described.title) == ("MASRRegistration", "MASR Registration")
+    assert described.categories == ("Registration",)
+    assert described.contributors == ("MASR Registration maintainers",)
+    assert "not a medical device" in described.helpText
+    assert "Mok et al., CVPR 2024" in described.acknowledgementText
+    assert described.widgetRepresentation() is described.widgetRepresentation()
 
 
 def test_names_in_messages_are_not_taken_for_html():

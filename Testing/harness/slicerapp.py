@@ -196,7 +196,7 @@ class Harness:
         self.app.startupCompleted.emit()
         return modules
 
-    def wait_until(self, condition: Callable[[], Any], timeout: float = 30.0) -> None:
+    def wait_until(self, condition: Callable[[], Any], timeout: float = 300.0) -> None:
         """Run the event loop until the condition holds; TimeoutError after `timeout` seconds."""
         end = time.monotonic() + timeout
         while not condition():

@@ -260,13 +260,13 @@ class qMRMLNodeComboBox(_SceneHolder):
             return
         _remove_observers(self._observers)
         if scene is not None:
-            for event, observer in (
-                (scene.NodeAddedEvent, _with_node(self._onNodeAdded)),
-                (scene.NodeAboutToBeRemovedEvent, _with_node(self._onNodeAboutToBeRemoved)),
-                (scene.EndCloseEvent, lambda caller, event: self._select(None)),
-                (scene.EndImportEvent, lambda caller, event: self._select(None)),
+            for event, observer, priority in (  # the priorities of Slicer's qMRMLSceneModel
+                (scene.NodeAddedEvent, _with_node(self._onNodeAdded), 10.0),
+                (scene.NodeAboutToBeRemovedEvent, _with_node(self._onNodeAboutToBeRemoved), -10.0),
+                (scene.EndCloseEvent, lambda caller, event: self._select(None), 0.0),
+                (scene.EndImportEvent, lambda caller, event: self._select(None), 0.0),
             ):
-                self._observers.append((scene, scene.AddObserver(event, observer)))
+                self._observers.append((scene, scene.AddObserver(event, observer, priority)))
         super().setMRMLScene(scene)
         nodes = self._nodes()
         first = nodes[0].GetID() if nodes and not self.noneEnabled else ""

@@ -109,6 +109,22 @@ def test_volumes_that_cannot_be_used_are_refused_with_a_sentence():
             checkRequest(add_volume(), node)
 
 
+def test_nodes_of_another_kind_are_refused_with_a_sentence():
+    """The console can give anything; a long run must not end with a node that cannot hold its result."""
+    fixed, moving, transform = add_volume("fixed"), add_volume("moving"), add_linear(np.eye(4))
+    labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
+    for nodes, words in (
+        (("fixed", moving), "scalar volume nodes"),
+        ((fixed, transform), "scalar volume nodes"),
+        ((fixed, moving, labels), "output transform"),
+        ((fixed, moving, None, labels), "no label map"),
+        ((fixed, moving, None, transform), "output volume"),
+    ):
+        with pytest.raises(InputError, match=words):
+            checkRequest(*nodes)
+    checkRequest(fixed, moving, transform, add_volume("output"))
+
+
 def test_outputs_that_would_hit_an_input_are_refused():
     fixed, moving = add_volume("fixed"), add_volume("moving")
     inner, outer = add_linear(np.eye(4), moving), add_linear(np.eye(4))

@@ -304,6 +304,34 @@ def test_a_b_a_gives_the_same_a(pair: dict[str, Path], tmp_path: Path) -> None:
 # --- progress and cancel
 
 
+def test_a_plan_is_shown_and_replayed_to_the_same_bits(pair: dict[str, Path], tmp_path: Path) -> None:
+    images = ("register", pair["fixed"], pair["moving"], "--output")
+    options = ("--preset", pair["preset"], "--device", "cpu", "--threads", 1, "--seed", 5)
+    shown = masr(*images, tmp_path / "shown", *options, "--plan")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert names(tmp_path / "shown") == {"plan.json"}
+    for line in ("Working grid: ", "Device: cpu, 1 thread", "Memory: about ", "Time: roughly "):
+        assert line in shown.stdout
+    fields = []
+    for recorded, output in (("shown/plan.json", "first"), ("first/result.json", "second")):
+        run = masr(*images, tmp_path / output, "--replay", tmp_path / recorded)
+        assert (run.returncode, run.stderr) == (0, "")
+        transform = sitk.ReadTransform(tmp_path / output / "transform.h5")
+        fields.append([f.GetParameters() for f in (transform.GetNthTransform(n) for n in range(2))])
+        made = json.loads((tmp_path / output / "result.json").read_text())["provenance"]
+        assert made["seed"] == 5
+        assert (
+            made["plan"] == json.loads((tmp_path / "shown" / "plan.json").read_text())["provenance"]["plan"]
+        )
+    assert fields[0] == fields[1]
+
+
+def test_what_holds_no_plan_is_not_replayed(pair: dict[str, Path], tmp_path: Path) -> None:
+    run = masr("register", pair["fixed"], pair["moving"], "--output", tmp_path, "--replay", pair["preset"])
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == '"quick.json" is not a result.json or plan.json with a plan in it.\n'
+
+
 def test_progress_rises_to_1_through_all_stages(pair: dict[str, Path], tmp_path: Path) -> None:
     seen: list[messages.Message] = []
     outcome = client.run(request(pair, tmp_path / "out"), seen.append)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from masr_registration import cli
-from masr_registration.errors import MasrError
+from masr_registration.errors import InputError, MasrError
 from masr_registration.representation import models
 from masr_registration.representation.encoder import DSIR_SCALE, Encoder, Features
 from masr_registration.representation.masr_net import FaithfulMasrNet, MasrNet
@@ -145,3 +145,12 @@ def test_the_dsir_lies_on_cells_of_two_voxels_beside_mind(folder: Path, name, ch
     joined = features.pooled()
     assert torch.equal(joined, torch.cat((pool(features.mind, 2), features.dsir)))
     assert torch.equal(Features(features.mind).pooled(), joined[:12])
+
+
+def test_the_option_replaces_the_representation_of_the_preset() -> None:
+    fields = {name: f"/{name}" for name in ("fixed", "moving", "output")}
+    assert cli._request(fields, "general").preset["representation"] == "mind"
+    assert cli._request(fields, "general", "masr").preset["representation"] == "masr"
+    run = CliRunner().invoke(cli.app, ["register", "a", "b", "--output", "c", "--representation", "vgg"])
+    assert run.exit_code == InputError.exit_code
+    assert "mind, masr, masr-faithful" in run.output

@@ -59,7 +59,7 @@ class ParameterBinding(VTKObservationMixin):
         if self.parameters.preset not in presets.names():  # a scene of another version
             self.parameters.preset = DEFAULT_PRESET
         self._guiTag = self.parameters.connectGui(self._ui)
-        self.addObserver(self.parameters, vtk.vtkCommand.ModifiedEvent, self._onModified)
+        self.addObserver(self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onModified)
         self._onChange(self.parameters)
 
     def disconnect(self) -> None:
@@ -68,7 +68,7 @@ class ParameterBinding(VTKObservationMixin):
             return
         self._disconnectGui()
         self._removed.clear()
-        self.removeObserver(self.parameters, vtk.vtkCommand.ModifiedEvent, self._onModified)
+        self.removeObserver(self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onModified)
         self.parameters = None
         self._onChange(self.parameters)
 

@@ -45,7 +45,7 @@ class RegistrationJob:
     ) -> None:
         """Raises `InputError` when these nodes or this preset cannot be used."""
         checkRequest(fixedNode, movingNode, outputTransformNode, outputVolumeNode)
-        self.fixed, self.moving = InputVolume.of(fixedNode), InputVolume.of(movingNode)
+        self._inputs = InputVolume.of(fixedNode), InputVolume.of(movingNode)
         self.preset = presets.load(presetName)
         self.running = self.cancelling = False
         self.result: RegistrationResult | None = None
@@ -64,12 +64,12 @@ class RegistrationJob:
         """Hand the images over and start the process. Raises `ResourceError`; nothing is left then."""
         self._folder = JobFolder.create()
         try:
-            files = {name: self._folder.path / f"{name}.nrrd" for name in ("fixed", "moving")}
-            self.fixed.write(files["fixed"])
-            self.moving.write(files["moving"])
+            fixed, moving = (self._folder.path / f"{name}.nrrd" for name in ("fixed", "moving"))
+            for volume, file in zip(self._inputs, (fixed, moving), strict=True):
+                volume.write(file)
             request = Request(
-                fixed=str(files["fixed"]),
-                moving=str(files["moving"]),
+                fixed=str(fixed),
+                moving=str(moving),
                 output=str(self._folder.path / "output"),
                 preset=json.loads(self.preset.to_json()),
                 report=False,
@@ -119,7 +119,7 @@ class RegistrationJob:
             if self.cancelling:
                 raise CancelledError
             assert outcome is not None
-            self.result = deliver(outcome, self.fixed, self.moving, *self._outputs)
+            self.result = deliver(outcome, *self._inputs, *self._outputs)
         except MasrError as problem:
             self.error = problem
         except Exception as problem:
@@ -136,6 +136,7 @@ class RegistrationJob:
         self._folder.remove()
         slicer.app.disconnect("aboutToQuit()", self.abandon)
         self._scene.RemoveObserver(self._sceneObserver)
+        del self._inputs, self._outputs  # whoever keeps the job does not keep large nodes of a closed scene
 
 
 def _explained(error: MasrError) -> MasrError:

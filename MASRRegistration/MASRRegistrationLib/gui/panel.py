@@ -39,7 +39,7 @@ class RegistrationPanel:
 
     @property
     def running(self) -> bool:
-        return self.job is not None and self.job.running
+        return self.job is not None
 
     def update(self) -> None:
         """Show what can be done now, and if nothing, why."""
@@ -68,6 +68,7 @@ class RegistrationPanel:
         """End what runs, silently."""
         if self.job is not None:
             self.job.abandon()
+            self.job = None
 
     def _register(self) -> None:
         parameters, ui = self.parameters, self.ui
@@ -89,7 +90,8 @@ class RegistrationPanel:
             )
         except MasrError as error:
             self._showError(error)
-        self.update()
+        else:
+            self.update()
 
     def _reason(self) -> str:
         parameters = self.parameters
@@ -120,20 +122,23 @@ class RegistrationPanel:
         self.ui.stageLabel.text = f"{stageName(stage)}{remainingTime(remaining)}"
 
     def _onFinished(self, result: RegistrationResult | None, error: MasrError | None) -> None:
-        if error is not None:
-            self._showError(error)
-        elif result is not None:
+        self.job = None
+        if result is not None:
             parameters = self.parameters or self.logic.getParameterNode()
             parameters.outputTransform = result.transformNode
             parameters.outputVolume = result.volumeNode
             self.ui.statusLabel.text = verdictText(result)
-        self.update()
+            self.update()
+        elif error is not None:
+            self._showError(error)
 
     def _showError(self, error: MasrError) -> None:
+        """Last of all: the message box has an event loop of its own, in which the module may be closed."""
         details = "\n".join(getattr(error, "__notes__", []))
         self.ui.statusLabel.text = str(error)
         if details:
             self.ui.logEdit.appendPlainText(details)
+        self.update()
         if not isinstance(error, CancelledError):
             slicer.util.errorDisplay(plain(str(error)), detailedText=details or None)
 

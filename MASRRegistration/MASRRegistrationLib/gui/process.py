@@ -10,6 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import qt
 from masr_registration.errors import MasrError, ResourceError
@@ -38,8 +39,10 @@ class WorkerProcess:
     """One job in a process of its own.
 
     `onMessage` gets every message, `onLog` every line of the log, `onEnd` exactly once the outcome or an error, never
-    before `start` has returned. The interpreter is PythonSlicer, looked up on the PATH when the job starts (while
-    modules are being loaded `sys.executable` is the application itself).
+    before `start` has returned. What the first two raise is printed, as in any slot, and does no harm.
+
+    The interpreter is PythonSlicer, looked up on the PATH when the job starts (while modules are being loaded
+    `sys.executable` is the application itself).
 
     Attributes:
         pid: of the worker once it has said hello, None before and afterwards.
@@ -99,10 +102,10 @@ class WorkerProcess:
         """Kill the worker now and call nobody back: the application quits."""
         if self._ended:
             return
-        self._ended = True
+        self._tidy()
         self._kill()
         self._process.waitForFinished(1000)
-        self._tidy()
+        self._removeFolder()
 
     def _send(self, line: bytes) -> None:
         self._process.write(qt.QByteArray(line))
@@ -124,7 +127,7 @@ class WorkerProcess:
         for line in lines:
             self._log.append(line)
             if not self._ended:
-                self._onLog(line)
+                _tell(self._onLog, line)
 
     def _handle(self, line: str) -> None:
         if self._ended:
@@ -142,7 +145,7 @@ class WorkerProcess:
         if isinstance(message, FINAL) and self._final is None:
             self._final = message
             self._timer.start(MILLISECONDS_TO_LEAVE)
-        self._onMessage(message)
+        _tell(self._onMessage, message)
 
     def _onDeadline(self) -> None:
         self._overdue = True
@@ -188,14 +191,28 @@ class WorkerProcess:
     def _end(self, outcome: client.Outcome | None, error: MasrError | None) -> None:
         if self._ended:
             return
-        self._ended = True
+        onEnd = self._onEnd
         self._tidy()
-        self._onEnd(outcome, error)
+        self._removeFolder()
+        onEnd(outcome, error)
 
     def _tidy(self) -> None:
+        """Nobody is called any more, nor kept alive by the connections of the process, which Python cannot undo."""
+        self._ended = True
         self._timer.stop()
+        del self._onMessage, self._onLog, self._onEnd
+
+    def _removeFolder(self) -> None:
         if self._folder is not None:
             self._folder.remove()
+
+
+def _tell(listener: Callable[[Any], None], what: Any) -> None:
+    """A listener that raises must not keep the end of the process from being seen; its error is printed."""
+    try:
+        listener(what)
+    except Exception:
+        sys.excepthook(*sys.exc_info())
 
 
 def _posixCode(exitCode: int) -> int:

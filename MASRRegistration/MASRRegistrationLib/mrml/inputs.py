@@ -106,6 +106,12 @@ def checkRequest(fixed: Any, moving: Any, transform: Any = None, volume: Any = N
         raise InputError(_("Choose a fixed volume."))
     if moving is None:
         raise InputError(_("Choose a moving volume."))
+    if not all(isinstance(node, slicer.vtkMRMLScalarVolumeNode) for node in (fixed, moving)):
+        raise InputError(_("The fixed and the moving volume have to be scalar volume nodes."))
+    if transform is not None and not isinstance(transform, slicer.vtkMRMLTransformNode):
+        raise InputError(_("The output transform has to be a transform node."))
+    if volume is not None and type(volume) is not slicer.vtkMRMLScalarVolumeNode:
+        raise InputError(_("The output volume has to be a scalar volume node, and no label map."))
     if fixed is moving:
         raise InputError(_("The fixed and the moving volume are the same; choose two."))
     if volume is not None and volume in (fixed, moving):

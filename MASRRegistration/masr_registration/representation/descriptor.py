@@ -86,9 +86,8 @@ class Scan:
         )
         k, j, i = (torch.arange(n, dtype=torch.float32, device=own.device) for n in grid.shape)
         columns = own[:3, :, None, None, None]
-        return (
-            columns[:, 0] * i + columns[:, 1] * j[:, None] + columns[:, 2] * k[:, None, None] + columns[:, 3]
-        )
+        index = columns[:, 0] * i + columns[:, 1] * j[:, None] + columns[:, 2] * k[:, None, None]
+        return index.add_(columns[:, 3])
 
     def at(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Intensities ``(*S)`` at voxel indices ``(3, *S)``, edge values outside, and where they are known."""

@@ -22,12 +22,14 @@ from torch import Tensor
 from ..presets import Continuous
 from ..transforms.grid import box, bspline_controls, bspline_upsample, identity, pool, upsample_lattice, warp
 from ..transforms.velocity import exponential
-from .kernels import channels_last, feature_difference
+from .kernels import channels_last, feature_difference, pool_compact
 
 DATA_WEIGHT = 6.0
 LEARNING_RATE = 0.3
 STEEP, STEEP_WEIGHT = 1.0, 30.0
 """Slope of the velocity (a local stretch or squeeze by a factor of e^STEEP along an axis) that is made expensive."""
+BENDING = 0.5
+"""Share of the second differences in the roughness: with it, more smoothness costs less of what was found."""
 FADE_MM = 8.0
 INITIAL_ROUNDS = 4
 DSIR_SHARE = 1.0
@@ -41,7 +43,7 @@ class Pair:
     """What the deformable stages see, all on one working grid. `optimise` consumes it: features are large.
 
     Attributes:
-        fixed, moving: full-resolution features ``(C, D, H, W)``; sides are multiples of 8.
+        fixed, moving: full-resolution features ``(C, D, H, W)`` from `kernels.compact`; sides are multiples of 8.
         fixed_dsir, moving_dsir: half-resolution features ``(C', D/2, H/2, W/2)``, if there are any.
         fixed_weight, moving_weight: ``(D, H, W)`` in [0, 1]: zero where an image shows nothing or is masked out.
         spacing_mm: of the isotropic working grid.
@@ -58,6 +60,15 @@ class Pair:
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.fixed.shape[1], self.fixed.shape[2], self.fixed.shape[3]
+
+    def halved(self) -> tuple[Tensor, Tensor]:
+        """All features of both images at half the resolution ``(C + C', D/2, H/2, W/2)``."""
+        return _halved(self.fixed, self.fixed_dsir), _halved(self.moving, self.moving_dsir)
+
+
+def _halved(full: Tensor, half: Tensor | None) -> Tensor:
+    pooled = pool_compact(full, 2)
+    return pooled if half is None else torch.cat((pooled, half))
 
 
 def _node_step(spacing_mm: float, control_spacing_mm: float) -> int:
@@ -155,7 +166,7 @@ def optimise(pair: Pair, velocity: Velocity, settings: Continuous, seed: int, ti
     full = pair.fixed_weight, pair.moving_weight
     half, quarter = ([pool(w[None], stride)[0] for w in full] for stride in (2, 4))
     dsir = [x for x in (pair.fixed_dsir, pair.moving_dsir) if x is not None]
-    terms = [Term(velocity, [channels_last(pool(x, 4)) for x in (pair.fixed, pair.moving)], quarter)]
+    terms = [Term(velocity, [channels_last(pool_compact(x, 4)) for x in (pair.fixed, pair.moving)], quarter)]
     if dsir:
         small = [channels_last(pool(x, 2)) for x in dsir]
         terms.append(Term(velocity, small, quarter, share=DSIR_SHARE))
@@ -215,6 +226,22 @@ class Term:
         return result * self.share
 
 
+def roughness(field: Tensor) -> Tensor:
+    """How uneven ``(3, D, H, W)`` is: mean squared first differences, and second ones with the weight `BENDING`."""
+    slopes = [field.diff(dim=axis) for axis in (1, 2, 3)]
+    bends = [slope.diff(dim=axis) for slope in slopes for axis in (1, 2, 3)]
+    return _mean_squares(slopes) + BENDING * _mean_squares(bends)
+
+
+def steepness(field: Tensor) -> Tensor:
+    """Mean squared excess of the first differences of ``(3, D, H, W)`` over `STEEP`, summed over the axes."""
+    return _mean_squares([(field.diff(dim=axis).abs() - STEEP).clamp_min(0) for axis in (1, 2, 3)])
+
+
+def _mean_squares(parts: list[Tensor]) -> Tensor:
+    return torch.stack([part.square().mean() for part in parts if part.numel()]).sum()
+
+
 def _descend(
     velocity: Velocity,
     terms: Sequence[Term],
@@ -237,12 +264,8 @@ def _descend(
         flows = exponential(field), exponential(-field)
         parts = [term.loss(flows, offsets[order[number % len(offsets)]]) for term in terms]
         data = torch.stack(parts).sum()
-        slopes = [field.diff(dim=axis) for axis in (1, 2, 3)]
-        roughness = torch.stack([slope.square().mean() for slope in slopes]).sum()
-        steepness = torch.stack(
-            [(slope.abs() - STEEP).clamp_min(0).square().mean() for slope in slopes]
-        ).sum()
-        loss = DATA_WEIGHT * data + settings.regularisation * roughness + STEEP_WEIGHT * steepness
+        penalty = settings.regularisation * roughness(field) + STEEP_WEIGHT * steepness(field)
+        loss = DATA_WEIGHT * data + penalty
         optimiser.zero_grad()
         loss.backward()
         if anneal:

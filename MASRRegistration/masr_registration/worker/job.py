@@ -22,6 +22,7 @@ RESULT_FILES = {
     "result": "result.json",
     "report": "report.html",
 }
+PLAN_FILE = "plan.json"
 
 
 def register_files(request: Request, context: Context) -> Result:
@@ -48,12 +49,12 @@ def register_files(request: Request, context: Context) -> Result:
         job.run()
         context.check()
         with context.uninterrupted:
-            place.commit(tuple(RESULT_FILES.values()))
+            place.commit((PLAN_FILE,) if request.plan_only else tuple(RESULT_FILES.values()))
     except BaseException:
         place.discard()
         raise
     return Result(
-        files={name: str(place.output / RESULT_FILES[name]) for name in job.written},
+        files={name: str(place.output / {**RESULT_FILES, "plan": PLAN_FILE}[name]) for name in job.written},
         metrics=job.summary["metrics"],
         warnings=job.summary["warnings"],
         verdict=job.summary["verdict"],

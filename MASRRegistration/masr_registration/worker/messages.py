@@ -28,6 +28,7 @@ class ProtocolError(ValueError):
 class Request:
     """What one job is asked to do. Paths are absolute; `preset` is a whole preset as in its JSON file.
 
+    `plan` is that of an earlier run, to be repeated; `plan_only` asks for the plan instead of the registration.
     `truth` is an ITK transform (fixed -> moving, LPS mm) known to be true, against which the result is measured.
     """
 
@@ -45,6 +46,8 @@ class Request:
     threads: int | None = None
     seed: int = 0
     report: bool = True
+    plan: dict[str, Any] | None = None
+    plan_only: bool = False
 
     @property
     def inputs(self) -> dict[str, str]:
