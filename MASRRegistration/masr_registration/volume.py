@@ -22,6 +22,8 @@ WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
 _MINIMUM_VOXELS = 4
 _ORTHONORMAL_LIMIT = 1e-3
 _MASK_GRID_VOXELS = 0.05
+_SMALLEST_VOXEL_MM = 0.01
+_LARGEST_EXTENT_MM = 10_000.0
 
 
 @dataclass(frozen=True)
@@ -141,9 +143,11 @@ def read_labels(path: str | Path) -> Volume:
     image = _read(path, sitk.sitkUnknown)
     array = sitk.GetArrayFromImage(image)
     whole = array.dtype.kind in "iu" or bool(np.all(np.isfinite(array)) and np.all(array == np.rint(array)))
-    limits = np.iinfo(np.int32)
-    if not whole or array.min() < limits.min or array.max() > limits.max:
+    if not whole:
         raise InputError(f'"{_name(path)}" is not a label map: its values must be whole numbers.')
+    limits = np.iinfo(np.int32)
+    if array.min() < limits.min or array.max() > limits.max:
+        raise InputError(f'"{_name(path)}" has labels of more than 32 bits.')
     return Volume(array.astype(np.int32), Geometry.of(image), _name(path))
 
 
@@ -285,10 +289,16 @@ def _check_kind(size: Sequence[int], components: int, pixel_id: int, name: str) 
 
 
 def _check_grid(geometry: Geometry, name: str) -> None:
-    """Raises `InputError` for a grid that is not finite or not right-angled (``|D'D - I|`` over 1e-3)."""
+    """Raises `InputError` for a grid that is not finite, not of human size or not right-angled.
+
+    Right-angled: ``|D'D - I|`` is at most 1e-3.
+    """
     numbers = (*geometry.spacing, *geometry.origin, *geometry.direction)
     if not np.all(np.isfinite(numbers)) or min(geometry.spacing) <= 0:
         raise InputError(f"{name} has a voxel size or position that is zero or not a number.")
+    if min(geometry.spacing) < _SMALLEST_VOXEL_MM or geometry.extent_mm.max() > _LARGEST_EXTENT_MM:
+        size = " x ".join(f"{length:.3g}" for length in geometry.spacing)
+        raise InputError(f"{name} has voxels of {size} mm: is its unit the millimetre?")
     axes = np.reshape(geometry.direction, (3, 3))
     if np.abs(axes.T @ axes - np.eye(3)).max() > _ORTHONORMAL_LIMIT:
         raise InputError(

@@ -358,6 +358,14 @@ class TestRefused:
         refused(path, "incomplete")
         assert capfd.readouterr().err == ""
 
+    @pytest.mark.parametrize("start", [float("nan"), float("inf")])
+    def test_data_that_begin_nowhere(self, tmp_path: Path, start: float) -> None:
+        path = write_nifti(tmp_path / "a.nii", RAMP)
+        data = bytearray(path.read_bytes())
+        struct.pack_into("<f", data, 108, start)
+        path.write_bytes(data)
+        refused(path, "damaged")
+
     def test_flipped_bit_in_compressed_nifti(self, tmp_path: Path) -> None:
         path = tmp_path / "a.nii.gz"
         write_volume(noise(), path)
