@@ -116,7 +116,10 @@ def test_a_request_survives_the_way(tmp_path: Path) -> None:
         ({"output": "out"}, "The path of the output is not absolute."),
         ({"moving": "/a\0b"}, "The path of the moving image is not absolute."),
         ({"preset": "general"}, "The request's 'preset' has the wrong type."),
-        ({"output": "/tmp/\udcff"}, "The path of the output is not UTF-8, which the libraries that read it demand."),
+        (
+            {"output": "/tmp/\udcff"},
+            "The path of the output is not UTF-8, which the libraries that read it demand.",
+        ),
         ({"threads": 0}, "The number of threads must be 1 to 4096, not 0."),
         ({"threads": True}, "The request's 'threads' has the wrong type."),
         ({"threads": 1.0}, "The request's 'threads' has the wrong type."),
