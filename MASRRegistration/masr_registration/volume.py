@@ -147,21 +147,39 @@ def read_labels(path: str | Path) -> Volume:
         raise InputError(f'"{_name(path)}" is not a label map: its values must be whole numbers.')
     limits = np.iinfo(np.int32)
     if array.min() < limits.min or array.max() > limits.max:
-        raise InputError(f'"{_name(path)}" has labels of more than 32 bits.')
+        raise InputError(
+            f'"{_name(path)}" is not a label map that can be used: its labels need more than 32 bits.'
+        )
     return Volume(array.astype(np.int32), Geometry.of(image), _name(path))
 
 
 def read_mask(path: str | Path, like: Geometry, what: str) -> Volume:
-    """A mask as uint8 0/1 (1 where the file is not zero) on the grid `like`; `what` names it, e.g. "fixed mask".
+    """A mask as float32 weights in [0, 1] on the grid `like`; `what` names it, e.g. "fixed mask".
 
-    Raises `InputError` when it is empty or lies on another grid (over 0.05 voxels away: formats round differently).
+    Probabilities (real numbers from 0 to 1) are weights as they are; in a label map whatever is not zero has weight 1.
+    Raises `InputError` when it is neither, when it is empty, or when it lies on another grid (over 0.05 voxels away:
+    formats round differently).
     """
-    mask = read_labels(path)
-    if not check_same_grid(mask.geometry, like, tolerance=_MASK_GRID_VOXELS):
-        raise InputError(f'The {what} "{mask.name}" does not lie on the grid of its image.')
-    if not mask.array.any():
-        raise InputError(f'The {what} "{mask.name}" is empty.')
-    return Volume((mask.array != 0).astype(np.uint8), like, mask.name)
+    path = Path(path)
+    image = _read(path, sitk.sitkUnknown)
+    array, name = sitk.GetArrayFromImage(image), f'The {what} "{_name(path)}"'
+    if not check_same_grid(Geometry.of(image), like, tolerance=_MASK_GRID_VOXELS):
+        raise InputError(f"{name} does not lie on the grid of its image.")
+    weights = mask_weights(array)
+    if not np.all(np.isfinite(array)) or (
+        np.any(array != np.rint(array)) and not 0 <= array.min() <= array.max() <= 1
+    ):
+        raise InputError(f"{name} holds neither labels (whole numbers) nor probabilities (0 to 1).")
+    if not weights.any():
+        raise InputError(f"{name} is empty.")
+    return Volume(weights, like, _name(path))
+
+
+def mask_weights(array: np.ndarray) -> np.ndarray:
+    """float32 of the same shape: real numbers from 0 to 1 as they are, of anything else whether it is not zero."""
+    if array.dtype.kind == "f" and array.min() >= 0 and array.max() <= 1:
+        return array.astype(np.float32)
+    return (array != 0).astype(np.float32)
 
 
 def header_warnings(path: str | Path, geometry: Geometry) -> list[str]:
