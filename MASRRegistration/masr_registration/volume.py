@@ -182,6 +182,25 @@ def mask_weights(array: np.ndarray) -> np.ndarray:
     return (array != 0).astype(np.float32)
 
 
+def read_displacements(path: str | Path) -> sitk.Image:
+    """A 3-D image of float64 displacement vectors in LPS mm. Raises `InputError`, `ResourceError`."""
+    path = Path(path)
+    name = _name(path)
+    try:
+        with _quiet():
+            if nifti_header.is_nifti(path):
+                nifti_header.check_header(path)
+            image = sitk.ReadImage(str(path))
+    except (RuntimeError, OSError, MemoryError) as error:
+        raise _explained(error, name) from error
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 3:
+        raise InputError(
+            f'"{name}" is no displacement field: it needs three values in every voxel of a 3-D grid.'
+        )
+    _check_grid(Geometry.of(image), f'"{name}"')
+    return sitk.Cast(image, sitk.sitkVectorFloat64)
+
+
 def header_warnings(path: str | Path, geometry: Geometry) -> list[str]:
     """Sentences for a person where a file that was read with `geometry` also says something else about its position."""
     path = Path(path)
