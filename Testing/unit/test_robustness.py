@@ -26,7 +26,8 @@ MOVING = geometry(
 BODY = points_of(FIXED)[HEAD.contains(points_of(FIXED))]
 TILT = affine.about(np.zeros(3), affine.rotation(np.radians([4.0, -6.0, 5.0])), np.array([5.0, -6.0, 3.0]))
 BEND = smooth_field(geometry((32, 32, 32), (4.0, 4.0, 4.0)), 8.0, 1, wavelength=0.6)
-PRESET = replace(presets.load("general"), working_spacing_mm=3.0)
+GENERAL = presets.load("general")
+PRESET = replace(GENERAL, working_spacing_mm=3.0, continuous=replace(GENERAL.continuous, iterations=(6, 10)))
 CAVITY = np.array([-8.0, 6.0, 5.0])
 CAVITY_RADIUS = 13.0
 
@@ -75,7 +76,7 @@ def cropped(volume: Volume, start: int) -> Volume:
 def whole(coarser_linear_stage: pytest.MonkeyPatch) -> np.ndarray:
     """Errors where nothing is wrong with the images."""
     found = errors(run(HEAD.volume(FIXED, "t1"), moving()))
-    assert found.mean() < 1.2
+    assert found.mean() < 1.6
     return found
 
 
@@ -93,29 +94,24 @@ def test_a_missing_third_of_one_image_does_not_pull_the_rest(whole: np.ndarray, 
     assert found[seen].mean() < 1.35 * whole[seen].mean() + 0.2
 
 
-@pytest.mark.parametrize("which", ["fixed", "moving"])
-def test_a_cavity_in_one_image_does_not_pull_the_rest(whole: np.ndarray, which: str) -> None:
-    images = {"fixed": HEAD.volume(FIXED, "t1"), "moving": moving()}
-    grid = images[which].geometry
-    places = points_of(grid) if which == "fixed" else back(points_of(grid))
-    inside = np.linalg.norm(places - CAVITY, axis=-1) < CAVITY_RADIUS
-    images[which] = images[which].with_array(np.where(inside, np.float32(60), images[which].array))
-    found = errors(run(images["fixed"], images["moving"]))
+def test_a_cavity_in_one_image_does_not_pull_the_rest(whole: np.ndarray) -> None:
+    image = moving()
+    inside = np.linalg.norm(back(points_of(MOVING)) - CAVITY, axis=-1) < CAVITY_RADIUS
+    image = image.with_array(np.where(inside, np.float32(60), image.array))
+    found = errors(run(HEAD.volume(FIXED, "t1"), image))
     away = np.linalg.norm(BODY - CAVITY, axis=1) > CAVITY_RADIUS + 8
     print(f"away from the cavity: {whole[away].mean():.2f} mm without it, {found[away].mean():.2f} with it")
     assert found[away].mean() < 1.35 * whole[away].mean() + 0.15
 
 
-@pytest.mark.parametrize("thickness", [5.0, 8.0])
-def test_thick_slices(whole: np.ndarray, thickness: float) -> None:
+def test_slices_of_8_mm(whole: np.ndarray) -> None:
     thin = geometry((42, 42, 88), (2.0, 2.0, 1.0), AXIS_ALIGNED, (-3.0, 4.0, -2.0))
-    slices = int(88 / thickness)
-    array = moving(thin).array[: slices * int(thickness)].reshape(slices, int(thickness), 42, 42).mean(axis=1)
-    origin = thin.index_to_physical @ [0, 0, (thickness - 1) / 2, 1]
-    grid = Geometry((42, 42, slices), (2.0, 2.0, thickness), tuple(origin[:3].tolist()), thin.direction)
+    array = moving(thin).array.reshape(11, 8, 42, 42).mean(axis=1)
+    origin = thin.index_to_physical @ [0, 0, 3.5, 1]
+    grid = Geometry((42, 42, 11), (2.0, 2.0, 8.0), tuple(origin[:3].tolist()), thin.direction)
     found = errors(run(HEAD.volume(FIXED, "t1"), Volume(array, grid, "thick")))
-    print(f"slices of {thickness:.0f} mm: {found.mean():.2f} mm; of 2.8 mm: {whole.mean():.2f} mm")
-    assert found.mean() < 0.25 * thickness + whole.mean()
+    print(f"slices of 8 mm: {found.mean():.2f} mm; of 2.8 mm: {whole.mean():.2f} mm")
+    assert found.mean() < 2.0 + whole.mean()
 
 
 def test_weights_of_one_half_everywhere_change_nothing() -> None:
