@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -76,7 +77,8 @@ def register(
 
     Args:
         fixed, moving: scalar volumes, at least 4 voxels along each axis, finite.
-        fixed_mask, moving_mask: on their image's grid; where zero, the image says nothing.
+        fixed_mask, moving_mask: on their image's grid, labels or weights in [0, 1] (`mask_weights`); where zero, the
+            image says nothing.
         initial_transform: fixed -> moving, LPS mm; what is believed so far.
         replayed: the plan of an earlier run; without one, the finest that fits into the memory is chosen.
         progress: called with the stage, the fraction of the whole and metrics. It may raise `CancelledError`.
@@ -223,8 +225,7 @@ class _Run:
             self.grid = plan.working_grid(self.fixed, spacing, self.preset)
             fixed, moving, eye = self.fixed.smoothed(spacing), self.moving.smoothed(spacing), np.eye(4)
             weights = [
-                scan.known_on(self.grid, matrix).float()
-                for scan, matrix in ((fixed, eye), (moving, self.matrix))
+                scan.known_on(self.grid, matrix) for scan, matrix in ((fixed, eye), (moving, self.matrix))
             ]
             self._tick("discrete", 0.0)
             fixed_features = compact(mind_ssc(fixed.on(self.grid, eye)))
@@ -293,7 +294,7 @@ class _Run:
             self._tick("check", 0.0)
             fixed, moving = (scan.smoothed(self.grid.spacing[0]) for scan in (self.fixed, self.moving))
             eye = np.eye(4)
-            region = self.fixed.region_in(self.grid)
+            region = self.fixed.region_in(self.grid) * self.fixed.weight_on(self.grid, eye)
             reference = compact(mind_ssc(fixed.on(self.grid, eye)))
 
             def dissimilarity(index: Tensor) -> float:
@@ -302,8 +303,9 @@ class _Run:
                 difference = torch.zeros_like(image)
                 for own, other in zip(reference, mind_ssc(image), strict=True):
                     difference += (own * FEATURE_UNIT - other).square_()
-                seen = region & known
-                return float(difference[seen].mean()) / len(reference) if seen.any() else float("nan")
+                seen = region * known
+                mean = (difference * seen).sum() / (len(reference) * seen.sum())
+                return float(mean) if seen.any() else float("nan")
 
             before = dissimilarity(moving.index(self.grid, self.start))
             after_linear = after = dissimilarity(moving.index(self.grid, self.matrix))
@@ -430,20 +432,13 @@ def _reduced(grid: Geometry, stride: int) -> Geometry:
 
 def _through(scan: Scan, chain: TransformChain, geometry: Geometry) -> Scan:
     """`scan` resampled through `chain` on `geometry`; what was out of sight is masked out."""
-    device = scan.intensity.device
-    volume = Volume(scan.intensity.cpu().numpy(), scan.geometry)
-    allowed = scan.allowed if scan.allowed is not None else torch.ones_like(scan.region)
-    region, known = (
-        torch.from_numpy(
-            resample(
-                Volume(mask.cpu().numpy().astype(np.int32), scan.geometry),
-                chain,
-                geometry,
-                order="nearest",
-                default=0,
-            ).array
-            > 0
-        ).to(device)
-        for mask in (scan.region, allowed)
-    )
-    return Scan(torch.from_numpy(resample(volume, chain, geometry).array).to(device), region, geometry, known)
+    weight = scan.weight if scan.weight is not None else torch.ones_like(scan.intensity)
+
+    def moved(image: Tensor, order: Literal["linear", "nearest"], default: float | None) -> Tensor:
+        volume = Volume(image.cpu().numpy(), scan.geometry)
+        return torch.from_numpy(resample(volume, chain, geometry, order=order, default=default).array).to(
+            image.device
+        )
+
+    region = moved(scan.region.float(), "nearest", 0) > 0.5
+    return Scan(moved(scan.intensity, "linear", None), region, geometry, moved(weight, "nearest", 0))

@@ -67,12 +67,12 @@ def check_paths(request: Request) -> None:
     """Raises `InputError` for an input that is missing or that a result would replace."""
     for what, path in request.inputs.items():
         name = Path(path).name
-        if not Path(path).exists():
+        if not os.access(path, os.F_OK):  # false, not an error, for a name that is too long
             raise InputError(f'The {what} "{name}" does not exist.')
         for result in RESULT_FILES.values():
             target = Path(request.output) / result
             same = os.path.realpath(path) == os.path.realpath(target)
-            if same or (target.exists() and target.samefile(path)):
+            if same or (os.access(target, os.F_OK) and target.samefile(path)):
                 raise InputError(
                     f'The {what} "{name}" would be overwritten by the result; choose another output folder.'
                 )
