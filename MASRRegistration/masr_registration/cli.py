@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.text import Text
 
 from . import __version__, presets
-from .errors import CancelledError, MasrError
+from .errors import CancelledError, InputError, MasrError
 from .representation import models
 from .worker import client, messages
 
@@ -83,6 +83,16 @@ def register(
     ] = None,
     threads: Threads = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Only print what would be run, and write it to plan.json."),
+    ] = False,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            help="A result.json or plan.json whose plan, preset, device, threads and seed are used again."
+        ),
+    ] = None,
     print_json: PrintJson = False,
 ) -> None:
     """Register MOVING to FIXED and write transform, warped image, metrics and a report into the output folder."""
@@ -97,9 +107,17 @@ def register(
             "labels": labels,
             "landmarks": landmarks,
         }
-        options = {"device": device, "threads": threads, "seed": seed}
-        outcome = _run(_request({**_absolute(fields), **options}, preset, representation))
-        _print_result(outcome, print_json)
+        whole = presets.load(preset)
+        if representation is not None:
+            whole = whole.with_representation(representation)
+        options = {"device": device, "threads": threads, "seed": seed, "preset": json.loads(whole.to_json())}
+        if replay is not None:
+            options = _recorded(replay)
+        outcome = _run(messages.request_from({**_absolute(fields), **options, "plan_only": plan}))
+        if plan:
+            _print_plan(outcome, print_json)
+        else:
+            _print_result(outcome, print_json)
 
 
 @app.command()
@@ -195,11 +213,25 @@ def _absolute(fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _request(fields: dict[str, Any], preset: str, representation: str | None = None) -> messages.Request:
-    whole = presets.load(preset)
-    if representation is not None:
-        whole = whole.with_representation(representation)
-    return messages.request_from({**fields, "preset": json.loads(whole.to_json())})
+def _request(fields: dict[str, Any], preset: str) -> messages.Request:
+    whole = json.loads(presets.load(preset).to_json())
+    return messages.request_from({**fields, "preset": whole})
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """What decides the bits of a result, from a result.json or plan.json. Raises `InputError`."""
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))["provenance"]
+        plan = made["plan"]
+        return {
+            "plan": plan,
+            "preset": {"masr_preset": presets.FORMAT_VERSION, **made["preset"]},
+            "device": plan["device"],
+            "threads": plan["threads"],
+            "seed": made["seed"],
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f'"{path.name}" is not a result.json or plan.json with a plan in it.') from error
 
 
 def _run(request: messages.Request) -> client.Outcome:
@@ -261,6 +293,20 @@ def _duration(seconds: float) -> str:
 def _result_json(outcome: client.Outcome) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(outcome.files["result"].read_text(encoding="utf-8"))
     return content
+
+
+def _print_plan(outcome: client.Outcome, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.buffer.write(outcome.files["plan"].read_bytes())
+        return
+    plan = outcome.provenance["plan"]
+    size = " x ".join(str(n) for n in plan["working_size"])
+    print(f"Working grid: {size} voxels of {plan['working_spacing_mm']:.2f} mm")
+    print(f"Device: {plan['device']}, {plan['threads']} threads")
+    print(f"Memory: about {plan['peak_mb']:.0f} MB", end="")
+    print(f", {plan['device_peak_mb']:.0f} MB on the device" if plan["device_peak_mb"] else "")
+    print(f"Time: roughly {_duration(sum(plan['seconds'].values()))}")
+    print(f"Plan: {outcome.files['plan']}")
 
 
 def _print_result(outcome: client.Outcome, as_json: bool) -> None:

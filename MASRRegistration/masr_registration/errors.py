@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class MasrError(Exception):
     """Base of every error raised on purpose. ``str(error)`` is one sentence for a person."""
@@ -37,3 +39,15 @@ class CancelledError(MasrError):
 BY_CODE: dict[str, type[MasrError]] = {
     cls.code: cls for cls in (MasrError, InputError, ResourceError, CancelledError)
 }
+
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|bad.?alloc|failed to allocate|allocation failed",
+    re.IGNORECASE,
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, torch, numba or ITK means that memory could not be had."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
+    )

@@ -7,9 +7,18 @@ import pytest
 import torch
 from masr_registration.presets import Continuous
 from masr_registration.representation.self_similarity import mind_ssc
-from masr_registration.solver.instance import Pair, Term, Velocity, optimise
-from masr_registration.solver.kernels import feature_difference
-from masr_registration.transforms.grid import compose, identity, pool, resize, upsample_lattice
+from masr_registration.solver.instance import (
+    BENDING,
+    STEEP,
+    Pair,
+    Term,
+    Velocity,
+    optimise,
+    roughness,
+    steepness,
+)
+from masr_registration.solver.kernels import compact, feature_difference, pool_compact
+from masr_registration.transforms.grid import compose, identity, resize, upsample_lattice
 from masr_registration.transforms.velocity import exponential
 from phantoms import Head, geometry, smooth_field
 
@@ -25,7 +34,7 @@ SETTINGS = Continuous(control_spacing_mm=8.0, iterations=(20, 24))
 
 def features(displacement: torch.Tensor, shade: str) -> torch.Tensor:
     places = (INDEX + displacement).movedim(0, -1).double().numpy() - 19.5
-    return mind_ssc(torch.from_numpy(HEAD(places, shade)).float())
+    return compact(mind_ssc(torch.from_numpy(HEAD(places, shade)).float()))
 
 
 def solve(
@@ -105,9 +114,9 @@ def test_the_loss_of_mind_alone_is_its_mean_squared_difference_both_ways() -> No
 
 
 def test_a_second_map_at_half_resolution_guides_where_the_first_says_nothing() -> None:
-    flat = [torch.ones(12, *SHAPE), torch.ones(12, *SHAPE)]
+    flat = [compact(torch.ones(12, *SHAPE)) for _ in range(2)]
     ones = [torch.ones(SHAPE)] * 2
-    dsir = [pool(features(shift, "t1"), 2) for shift in (WARP, torch.zeros_like(WARP))]
+    dsir = [pool_compact(features(shift, "t1"), 2) for shift in (WARP, torch.zeros_like(WARP))]
     velocity = Velocity(SHAPE, SPACING_MM, SETTINGS.control_spacing_mm)
     optimise(Pair(*flat, *ones, SPACING_MM, *dsir), velocity, SETTINGS, 0, lambda *_: None)
     error = (displacement(velocity) - WARP).norm(dim=0)[INSIDE].mean()
@@ -178,3 +187,16 @@ def test_fit_starts_from_given_displacements() -> None:
     velocity.fit(exponential(field), exponential(-field))
     assert field.norm(dim=0).max() > 0.7
     assert (velocity.at_nodes() - field).norm(dim=0).mean() < 0.25 * field.norm(dim=0).mean()
+
+
+def test_a_linear_stretch_is_smoother_than_a_bent_one_of_the_same_size() -> None:
+    """Both change by the same amount between neighbours, but only one keeps the direction of the change."""
+    ramp = INDEX[:1] * 0.1
+    zigzag = (INDEX[:1] % 2) * 0.1
+    assert roughness(ramp) == pytest.approx(0.01, rel=1e-3)
+    assert roughness(zigzag) == pytest.approx(0.01 + BENDING * 0.04, rel=1e-3)
+
+
+def test_only_what_is_too_steep_costs_extra() -> None:
+    assert steepness(INDEX[:1] * 0.9 * STEEP) == 0
+    assert steepness(INDEX[:1] * (STEEP + 0.5)) == pytest.approx(0.25)

@@ -14,8 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from masr_registration.solver import kernels
 from masr_registration.solver.convex import window
-from masr_registration.solver.kernels import feature_difference, self_compose, torch_backend
-from masr_registration.transforms.grid import box, compose, identity
+from masr_registration.solver.kernels import (
+    FEATURE_UNIT,
+    channels_last,
+    compact,
+    feature_difference,
+    pool_compact,
+    self_compose,
+    torch_backend,
+)
+from masr_registration.transforms.grid import box, compose, identity, pool
 
 numba_backend = kernels.numba_backend
 needs_numba = pytest.mark.skipif(numba_backend is None, reason="needs numba")
@@ -86,6 +94,29 @@ def test_compiled_difference_is_the_reference(
     expected, slope = torch_backend.difference_and_gradient(*parts)
     assert float(cost) == pytest.approx(float(expected), rel=1e-4, abs=1e-6)
     np.testing.assert_allclose(gradient, slope, rtol=1e-3, atol=1e-4 * float(slope.abs().max()) + 1e-7)
+
+
+@pytest.mark.parametrize("backend", [torch_backend, pytest.param(numba_backend, marks=needs_numba)])
+def test_compact_features_give_the_same_difference(backend: Any) -> None:
+    fixed, moving, position, weight, moving_weight = (p.float() for p in problem((5, 4, 3), (6, 5, 4), 12, 3))
+    images = [(x / x.abs().max()).movedim(-1, 0) for x in (fixed, moving)]
+    cost, gradient = torch_backend.difference_and_gradient(
+        *(channels_last(x) for x in images), position, weight, moving_weight
+    )
+    at = position.clone().requires_grad_()
+    stored = [channels_last(compact(x)) for x in images]
+    result = feature_difference(*stored, at, weight, moving_weight, backend)
+    result.backward()
+    assert at.grad is not None
+    assert float(result.detach()) == pytest.approx(float(cost), rel=1e-3)
+    np.testing.assert_allclose(at.grad, gradient, atol=1e-3 * float(gradient.abs().max()))
+
+
+def test_compact_features_are_near_and_pool_alike() -> None:
+    features = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (3, 5, 6, 7))).float()
+    stored = compact(features)
+    assert (stored * FEATURE_UNIT - features).abs().max() < 0.51 * FEATURE_UNIT
+    np.testing.assert_allclose(pool_compact(stored, 2), pool(features, 2), atol=FEATURE_UNIT)
 
 
 @pytest.mark.parametrize("moving_shape", [(4, 5, 6), (2, 3, 4), (3, 1, 2)])

@@ -7,7 +7,7 @@ import torch
 
 
 def use_torch_threads() -> None:
-    """Call before a parallel kernel. Where numba starts its OpenMP threads it changes torch's number: that is undone."""
+    """Call before a parallel kernel. numba's start of its OpenMP threads changes torch's number: that is undone."""
     wanted = torch.get_num_threads()
     numba.set_num_threads(max(1, min(wanted, numba.config.NUMBA_NUM_THREADS)))
     if torch.get_num_threads() != wanted:

@@ -22,12 +22,14 @@ from torch import Tensor
 from ..presets import Continuous
 from ..transforms.grid import box, bspline_controls, bspline_upsample, identity, pool, upsample_lattice, warp
 from ..transforms.velocity import exponential
-from .kernels import channels_last, feature_difference
+from .kernels import channels_last, feature_difference, pool_compact
 
 DATA_WEIGHT = 6.0
 LEARNING_RATE = 0.3
 STEEP, STEEP_WEIGHT = 1.0, 30.0
 """Slope of the velocity (a local stretch or squeeze by a factor of e^STEEP along an axis) that is made expensive."""
+BENDING = 0.5
+"""Share of the second differences in the roughness: with it, more smoothness costs less of what was found."""
 FADE_MM = 8.0
 INITIAL_ROUNDS = 4
 DSIR_SHARE = 1.0
@@ -41,7 +43,7 @@ class Pair:
     """What the deformable stages see, all on one working grid. `optimise` consumes it: features are large.
 
     Attributes:
-        fixed, moving: full-resolution features ``(C, D, H, W)``; sides are multiples of 8.
+        fixed, moving: full-resolution features ``(C, D, H, W)`` from `kernels.compact`; sides are multiples of 8.
         fixed_dsir, moving_dsir: half-resolution features ``(C', D/2, H/2, W/2)``, if there are any.
         fixed_weight, moving_weight: ``(D, H, W)`` in [0, 1]: zero where an image shows nothing or is masked out.
         spacing_mm: of the isotropic working grid.
@@ -54,6 +56,13 @@ class Pair:
     spacing_mm: float
     fixed_dsir: Tensor | None = None
     moving_dsir: Tensor | None = None
+
+    def pooled(self) -> tuple[Tensor, Tensor]:
+        """All channels of both images at half the resolution, MIND-SSC first: ``(C + C', D/2, H/2, W/2)``."""
+        fixed, moving = pool_compact(self.fixed, 2), pool_compact(self.moving, 2)
+        if self.fixed_dsir is None or self.moving_dsir is None:
+            return fixed, moving
+        return torch.cat((fixed, self.fixed_dsir)), torch.cat((moving, self.moving_dsir))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -153,12 +162,12 @@ def optimise(pair: Pair, velocity: Velocity, settings: Continuous, seed: int, ti
     coarse, fine = settings.iterations
     turn = 0.4 * coarse / max(coarse + fine, 1)
     full = pair.fixed_weight, pair.moving_weight
-    half, quarter = ([pool(w[None], stride)[0] for w in full] for stride in (2, 4))
+    quarter = [pool(w[None], 4)[0] for w in full]
     dsir = [x for x in (pair.fixed_dsir, pair.moving_dsir) if x is not None]
-    terms = [Term(velocity, [channels_last(pool(x, 4)) for x in (pair.fixed, pair.moving)], quarter)]
+    coarse_features = [channels_last(pool_compact(x, 4)) for x in (pair.fixed, pair.moving)]
+    terms = [Term(velocity, coarse_features, quarter)]
     if dsir:
-        small = [channels_last(pool(x, 2)) for x in dsir]
-        terms.append(Term(velocity, small, quarter, share=DSIR_SHARE))
+        terms.append(Term(velocity, [channels_last(pool(x, 2)) for x in dsir], quarter, share=DSIR_SHARE))
     _descend(velocity, terms, settings, coarse, seed, False, lambda n, m: tick(turn * n / coarse, m))
     features = []
     for name in ("fixed", "moving"):
@@ -166,6 +175,7 @@ def optimise(pair: Pair, velocity: Velocity, settings: Continuous, seed: int, ti
         setattr(pair, name, features[-1].new_empty(0))
     terms = [Term(velocity, features, full, stride=LATTICE)]
     if dsir:
+        half = [pool(w[None], 2)[0] for w in full]
         terms.append(Term(velocity, [channels_last(x) for x in dsir], half, share=DSIR_SHARE))
     _descend(velocity, terms, settings, fine, seed, True, lambda n, m: tick(turn + (1 - turn) * n / fine, m))
 
@@ -215,6 +225,22 @@ class Term:
         return result * self.share
 
 
+def roughness(field: Tensor) -> Tensor:
+    """How uneven ``(3, D, H, W)`` is: mean squared first differences, and second ones with the weight `BENDING`."""
+    slopes = [field.diff(dim=axis) for axis in (1, 2, 3)]
+    bends = [slope.diff(dim=axis) for slope in slopes for axis in (1, 2, 3)]
+    return _mean_squares(slopes) + BENDING * _mean_squares(bends)
+
+
+def steepness(field: Tensor) -> Tensor:
+    """Mean squared excess of the first differences of ``(3, D, H, W)`` over `STEEP`, summed over the axes."""
+    return _mean_squares([(field.diff(dim=axis).abs() - STEEP).clamp_min(0) for axis in (1, 2, 3)])
+
+
+def _mean_squares(parts: list[Tensor]) -> Tensor:
+    return torch.stack([part.square().mean() for part in parts if part.numel()]).sum()
+
+
 def _descend(
     velocity: Velocity,
     terms: Sequence[Term],
@@ -235,14 +261,9 @@ def _descend(
             order = random.permutation(len(offsets))
         field = velocity.at_nodes()
         flows = exponential(field), exponential(-field)
-        parts = [term.loss(flows, offsets[order[number % len(offsets)]]) for term in terms]
-        data = torch.stack(parts).sum()
-        slopes = [field.diff(dim=axis) for axis in (1, 2, 3)]
-        roughness = torch.stack([slope.square().mean() for slope in slopes]).sum()
-        steepness = torch.stack(
-            [(slope.abs() - STEEP).clamp_min(0).square().mean() for slope in slopes]
-        ).sum()
-        loss = DATA_WEIGHT * data + settings.regularisation * roughness + STEEP_WEIGHT * steepness
+        data = torch.stack([term.loss(flows, offsets[order[number % len(offsets)]]) for term in terms]).sum()
+        penalty = settings.regularisation * roughness(field) + STEEP_WEIGHT * steepness(field)
+        loss = DATA_WEIGHT * data + penalty
         optimiser.zero_grad()
         loss.backward()
         if anneal:

@@ -9,17 +9,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..device import resolve_device
-from ..errors import InputError
+from ..device import release_memory, resolve_device
+from ..errors import InputError, ResourceError, is_out_of_memory
 from ..evaluation.metrics import sdlogj
 from ..presets import Preset
-from ..representation.descriptor import Scan, region_box
-from ..representation.encoder import Encoder, Features
+from ..representation.descriptor import Scan
+from ..representation.encoder import Encoder
 from ..representation.self_similarity import mind_ssc
 from ..transforms import affine
 from ..transforms.chain import Affine, DisplacementField, TransformChain
@@ -28,15 +29,14 @@ from ..transforms.jacobian import fold_count, folded_cells, jacobian_determinant
 from ..transforms.resample import resample
 from ..transforms.velocity import one_to_one_factors, smoothed_where
 from ..volume import Geometry, Volume
-from . import convex, instance
+from . import convex, instance, plan
+from .kernels import FEATURE_UNIT, compact
 from .linear import register_linear
 
 Progress = Callable[[str, float, dict[str, float]], None]
 STAGES = {"linear": (0.0, 0.25), "discrete": (0.25, 0.40), "continuous": (0.40, 0.92), "check": (0.92, 1.0)}
 CHECK_POINTS = 50_000
 UNFOLDING_ROUNDS = 8
-SPACING_RANGE = (0.8, 1.5)
-"""How much finer or coarser than the preset's the working grid may be, to suit what the images resolve."""
 
 
 @dataclass
@@ -50,11 +50,13 @@ class RegistrationResult:
         timings: seconds by stage.
         representation, weights_sha256: what the images were compared by; no weights with MIND-SSC alone.
         foreground: ``(D, H, W)`` bool on the fixed grid, the body the metrics speak of.
+        plan: what was run.
     """
 
     transform: TransformChain
     inverse: TransformChain
     foreground: np.ndarray
+    plan: plan.Plan
     metrics: dict[str, float | int | bool | None] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
@@ -72,29 +74,51 @@ def register(
     initial_transform: TransformChain | None = None,
     device: str = "auto",
     seed: int = 0,
+    replayed: plan.Plan | None = None,
     progress: Progress = lambda stage, fraction, metrics: None,
 ) -> RegistrationResult:
     """Register `moving` to `fixed`.
 
     Args:
         fixed, moving: scalar volumes, at least 4 voxels along each axis, finite.
-        fixed_mask, moving_mask: on their image's grid; where zero, the image says nothing.
+        fixed_mask, moving_mask: on their image's grid, labels or weights in [0, 1] (`mask_weights`); where zero, the
+            image says nothing.
         initial_transform: fixed -> moving, LPS mm; what is believed so far.
+        replayed: the plan of an earlier run; without one, the finest that fits into the memory is chosen.
         progress: called with the stage, the fraction of the whole and metrics. It may raise `CancelledError`.
 
     Raises:
-        InputError: an unknown device name, an initial transform that mirrors.
-        ResourceError: a device that is not there.
+        InputError: an unknown device name, an initial transform that mirrors, a plan for other images.
+        ResourceError: a device that is not there, memory that is not enough for the coarsest plan.
     """
     run = _Run(fixed, moving, preset, resolve_device(device), seed, progress)
     run.prepare(fixed_mask, moving_mask, initial_transform)
+    plans = run.plans(replayed)
     run.linear()
-    pair = run.encode()
-    velocity = run.discrete(pair)
-    if velocity is not None:
-        run.continuous(pair, velocity)
-    del pair
-    return run.check()
+    while True:
+        try:
+            return run.deformable(plans[0])
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        del plans[0]
+        if not plans:
+            raise ResourceError("The memory ran out, and there is no smaller plan.")
+        run.start_again(plans[0])
+
+
+def make_plan(
+    fixed: Volume,
+    moving: Volume,
+    preset: Preset,
+    *,
+    fixed_mask: Volume | None = None,
+    device: str = "auto",
+) -> tuple[plan.Plan, list[str]]:
+    """The plan that `register` would follow now, and its warnings. Raises as `register` does."""
+    run = _Run(fixed, moving, preset, resolve_device(device), 0, lambda stage, fraction, metrics: None)
+    run.fixed = Scan.of(fixed, preset.normalisation.fixed, preset.normalisation, fixed_mask)
+    return run.plans(None)[0], run.warnings
 
 
 class _Run:
@@ -150,6 +174,44 @@ class _Run:
             moving = _through(moving, initial, self.fixed.geometry)
         self.moving = moving
 
+    def plans(self, replayed: plan.Plan | None) -> list[plan.Plan]:
+        """What to try, in this order."""
+        if replayed is not None:
+            grid = plan.working_grid(self.fixed, replayed.working_spacing_mm, self.preset)
+            if grid.size != replayed.working_size:
+                raise InputError("The plan was made for other images, masks or settings.")
+            return [replayed]
+        geometries = [volume.geometry for volume in (self.fixed_volume, self.moving_volume)]
+        plans = plan.ladder(self.fixed, geometries, self.preset, self.device, torch.get_num_threads())
+        chosen = plan.choose(plans, plan.usable_host_mb(), plan.usable_device_mb(self.device))
+        if chosen.coarsened > 1:
+            self.warnings.append(
+                f"The memory is not enough for a working grid of {plans[0].working_spacing_mm:.2f} mm; "
+                f"{chosen.working_spacing_mm:.2f} mm was used, which finds less detail."
+            )
+        return plans[plans.index(chosen) :]
+
+    def start_again(self, smaller: plan.Plan) -> None:
+        """After the memory ran out: nothing of the deformable stages is kept."""
+        self.fields, self.inverse_fields = [], []
+        release_memory()
+        self.warnings.append(
+            f"The memory ran out; the registration was repeated on a working grid of "
+            f"{smaller.working_spacing_mm:.2f} mm, which finds less detail."
+        )
+
+    def deformable(self, chosen: plan.Plan) -> RegistrationResult:
+        """Everything after the linear stage."""
+        self.plan = chosen
+        release_memory()
+        pair = self.encode()
+        velocity = self.discrete(pair)
+        if velocity is not None:
+            self.continuous(pair, velocity)
+        del pair
+        release_memory()
+        return self.check()
+
     def linear(self) -> None:
         with self._timed("linear"):
             self.matrix = self.start
@@ -163,36 +225,28 @@ class _Run:
     def encode(self) -> instance.Pair:
         """Features of both scans on the working grid, the moving one through the linear result."""
         with self._timed("encode"):
-            spacing = self._working_spacing()
-            margin = instance.border_mm(spacing, self.preset.continuous.control_spacing_mm)
-            self.grid = region_box(self.fixed, spacing, margin, multiple=8)
+            spacing = self.plan.working_spacing_mm
+            self.grid = plan.working_grid(self.fixed, spacing, self.preset)
             fixed, moving, eye = self.fixed.smoothed(spacing), self.moving.smoothed(spacing), np.eye(4)
             weights = [
-                scan.known_on(self.grid, matrix).float()
-                for scan, matrix in ((fixed, eye), (moving, self.matrix))
+                scan.known_on(self.grid, matrix) for scan, matrix in ((fixed, eye), (moving, self.matrix))
             ]
             self._tick("discrete", 0.0)
             fixed_features = self.encoder.encode(fixed, self.grid, eye)
+            fixed_mind = compact(fixed_features.mind)
             self._tick("discrete", 0.05)
             moving_features = self.encoder.encode(moving, self.grid, self.matrix)
+            moving_mind = compact(moving_features.mind)
             self._tick("discrete", 0.1)
             return instance.Pair(
-                fixed_features.mind,
-                moving_features.mind,
+                fixed_mind,
+                moving_mind,
                 weights[0],
                 weights[1],
                 spacing,
                 fixed_features.dsir,
                 moving_features.dsir,
             )
-
-    def _working_spacing(self) -> float:
-        """What the coarser image resolves (edge of the cube as large as its voxel), held near the preset's spacing."""
-        resolved = max(np.cbrt(np.prod(v.geometry.spacing)) for v in (self.fixed_volume, self.moving_volume))
-        return float(
-            self.preset.working_spacing_mm
-            * np.clip(resolved / self.preset.working_spacing_mm, *SPACING_RANGE)
-        )
 
     def discrete(self, pair: instance.Pair) -> instance.Velocity | None:
         """The coupled convex search, as a first velocity; None where the preset wants no deformation."""
@@ -203,8 +257,7 @@ class _Run:
         if self.preset.discrete.enabled:
             with self._timed("discrete"):
                 forward, backward = convex.search(
-                    Features(pair.fixed, pair.fixed_dsir).pooled(),
-                    Features(pair.moving, pair.moving_dsir).pooled(),
+                    *pair.pooled(),
                     pool(pair.fixed_weight[None], 2)[0],
                     pool(pair.moving_weight[None], 2)[0],
                     self.preset.discrete.reach_mm / (2 * pair.spacing_mm),
@@ -254,26 +307,24 @@ class _Run:
             self._tick("check", 0.0)
             fixed, moving = (scan.smoothed(self.grid.spacing[0]) for scan in (self.fixed, self.moving))
             eye = np.eye(4)
-            region = self.fixed.region_in(self.grid)
-            reference = mind_ssc(fixed.on(self.grid, eye))
+            region = self.fixed.region_in(self.grid) * self.fixed.weight_on(self.grid, eye)
+            reference = compact(mind_ssc(fixed.on(self.grid, eye)))
 
             def dissimilarity(index: Tensor) -> float:
                 image, known = moving.at(index)
-                difference = (reference - mind_ssc(image)).square().mean(dim=0)
-                seen = region & known
-                return float(difference[seen].mean()) if seen.any() else float("nan")
+                del index
+                difference = torch.zeros_like(image)
+                for own, other in zip(reference, mind_ssc(image), strict=True):
+                    difference += (own * FEATURE_UNIT - other).square_()
+                seen = region * known
+                mean = (difference * seen).sum() / (len(reference) * seen.sum())
+                return float(mean) if seen.any() else float("nan")
 
             before = dissimilarity(moving.index(self.grid, self.start))
             after_linear = after = dissimilarity(moving.index(self.grid, self.matrix))
             self._tick("check", 0.3)
             if self.fields:
-                linear = TransformChain((Affine(self.matrix),)).dense(self.fixed.geometry)
-                displacement = sample(
-                    (self.dense - linear).to(self.device), self.fixed.index(self.grid, eye)
-                ).reshape(3, -1)
-                to_index = torch.tensor(moving.geometry.physical_to_index[:3, :3], dtype=torch.float32)
-                moved = moving.index(self.grid, self.matrix)
-                after = dissimilarity(moved + (to_index.to(self.device) @ displacement).reshape(moved.shape))
+                after = dissimilarity(self._moved_index(moving))
             if self.fields and not after < after_linear:
                 self.warnings.append("The deformable part did not improve the match and was left out.")
                 self.fields, self.inverse_fields, after = [], [], after_linear
@@ -282,7 +333,9 @@ class _Run:
             inverse = TransformChain(
                 (*self.inverse_fields, Affine(np.linalg.inv(self.matrix)), *self.outer_inverse)
             )
-            result = RegistrationResult(transform, inverse, self._native_foreground(), warnings=self.warnings)
+            result = RegistrationResult(
+                transform, inverse, self._native_foreground(), self.plan, warnings=self.warnings
+            )
             result.metrics = {
                 "similarity_before": before,
                 "similarity_linear": after_linear,
@@ -294,6 +347,17 @@ class _Run:
         result.timings = self.timings
         result.representation, result.weights_sha256 = self.encoder.name, self.encoder.sha256
         return result
+
+    def _moved_index(self, moving: Scan) -> Tensor:
+        """Where the working grid's points lie in `moving` ``(3, D, H, W)`` by the dense transform, linear beyond it."""
+        linear = TransformChain((Affine(self.matrix),)).dense(self.fixed.geometry)
+        bent = (self.dense - linear).to(self.device)
+        displacement = sample(bent, self.fixed.index(self.grid, np.eye(4))).reshape(3, -1)
+        to_index = torch.tensor(moving.geometry.physical_to_index[:3, :3], dtype=torch.float32)
+        index = moving.index(self.grid, self.matrix)
+        for axis, row in enumerate(to_index.to(self.device)):
+            index[axis] += (row @ displacement).reshape(index.shape[1:])
+        return index
 
     def _native_foreground(self) -> np.ndarray:
         return np.asarray(self.fixed.region.cpu().numpy())
@@ -371,20 +435,13 @@ class _Run:
 
 def _through(scan: Scan, chain: TransformChain, geometry: Geometry) -> Scan:
     """`scan` resampled through `chain` on `geometry`; what was out of sight is masked out."""
-    device = scan.intensity.device
-    volume = Volume(scan.intensity.cpu().numpy(), scan.geometry)
-    allowed = scan.allowed if scan.allowed is not None else torch.ones_like(scan.region)
-    region, known = (
-        torch.from_numpy(
-            resample(
-                Volume(mask.cpu().numpy().astype(np.int32), scan.geometry),
-                chain,
-                geometry,
-                order="nearest",
-                default=0,
-            ).array
-            > 0
-        ).to(device)
-        for mask in (scan.region, allowed)
-    )
-    return Scan(torch.from_numpy(resample(volume, chain, geometry).array).to(device), region, geometry, known)
+    weight = scan.weight if scan.weight is not None else torch.ones_like(scan.intensity)
+
+    def moved(image: Tensor, order: Literal["linear", "nearest"], default: float | None) -> Tensor:
+        volume = Volume(image.cpu().numpy(), scan.geometry)
+        return torch.from_numpy(resample(volume, chain, geometry, order=order, default=default).array).to(
+            image.device
+        )
+
+    region = moved(scan.region.float(), "nearest", 0) > 0.5
+    return Scan(moved(scan.intensity, "linear", None), region, geometry, moved(weight, "nearest", 0))

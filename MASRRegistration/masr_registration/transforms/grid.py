@@ -93,8 +93,11 @@ def resize(image: Tensor, shape: Sequence[int]) -> Tensor:
 def pool(image: Tensor, stride: int) -> Tensor:
     """Mean over blocks of `stride` voxels, the last block completed with edge values: ``(C, ceil(D/s), ...)``."""
     missing = [-n % stride for n in image.shape[1:]]
-    padded = functional.pad(image[None], (0, missing[2], 0, missing[1], 0, missing[0]), mode="replicate")
-    return functional.avg_pool3d(padded, stride)[0]
+    if any(missing):
+        image = functional.pad(image[None], (0, missing[2], 0, missing[1], 0, missing[0]), mode="replicate")[
+            0
+        ]
+    return functional.avg_pool3d(image[None], stride)[0]
 
 
 @lru_cache(maxsize=64)

@@ -22,6 +22,7 @@ RESULT_FILES = {
     "result": "result.json",
     "report": "report.html",
 }
+PLAN_FILE = "plan.json"
 
 
 def register_files(request: Request, context: Context) -> Result:
@@ -48,12 +49,12 @@ def register_files(request: Request, context: Context) -> Result:
         job.run()
         context.check()
         with context.uninterrupted:
-            place.commit(tuple(RESULT_FILES.values()))
+            place.commit((PLAN_FILE,) if request.plan_only else tuple(RESULT_FILES.values()))
     except BaseException:
         place.discard()
         raise
     return Result(
-        files={name: str(place.output / RESULT_FILES[name]) for name in job.written},
+        files={name: str(place.output / {**RESULT_FILES, "plan": PLAN_FILE}[name]) for name in job.written},
         metrics=job.summary["metrics"],
         warnings=job.summary["warnings"],
         verdict=job.summary["verdict"],
@@ -66,12 +67,12 @@ def check_paths(request: Request) -> None:
     """Raises `InputError` for an input that is missing or that a result would replace."""
     for what, path in request.inputs.items():
         name = Path(path).name
-        if not Path(path).exists():
+        if not os.access(path, os.F_OK):  # false, not an error, for a name that is too long
             raise InputError(f'The {what} "{name}" does not exist.')
         for result in RESULT_FILES.values():
             target = Path(request.output) / result
             same = os.path.realpath(path) == os.path.realpath(target)
-            if same or (target.exists() and target.samefile(path)):
+            if same or (os.access(target, os.F_OK) and target.samefile(path)):
                 raise InputError(
                     f'The {what} "{name}" would be overwritten by the result; choose another output folder.'
                 )

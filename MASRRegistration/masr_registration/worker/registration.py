@@ -16,7 +16,8 @@ import torch
 from ..device import resolve_device
 from ..evaluation.verdict import verdict
 from ..presets import Preset
-from ..solver.pipeline import RegistrationResult, register
+from ..solver.pipeline import RegistrationResult, make_plan, register
+from ..solver.plan import Plan
 from ..transforms.chain import Affine, TransformChain
 from ..transforms.jacobian import folded_cells, jacobian_determinant
 from ..transforms.resample import resample
@@ -25,7 +26,7 @@ from . import outputs, provenance
 from .accuracy import TrueError, landmark_error
 from .context import Context
 from .inputs import Inputs, read_inputs, stored_integer_type
-from .job import RESULT_FILES
+from .job import PLAN_FILE, RESULT_FILES
 from .messages import Request, jsonable
 from .staging import Staging
 
@@ -64,6 +65,9 @@ class Registration:
         with self._timed("read"):
             self.inputs = read_inputs(self.request, self.context, READ_UNTIL)
             self._require_space()
+        if self.request.plan_only:
+            self._write_plan()
+            return
         self.start = IDENTITY if self.inputs.initial is None else self.inputs.initial
         self.result = self._register(self.inputs)
         with self._timed("write"):
@@ -89,6 +93,7 @@ class Registration:
             initial_transform=inputs.initial,
             device=str(self.device),
             seed=self.request.seed,
+            replayed=None if self.request.plan is None else Plan.from_json(self.request.plan),
             progress=progress,
         )
         self.timings.update(result.timings)
@@ -144,11 +149,7 @@ class Registration:
             "peak_memory_mb": provenance.peak_memory_mb(),
             "peak_device_memory_mb": provenance.peak_device_memory_mb(self.device),
             "provenance": {
-                **provenance.versions(),
-                "device": provenance.describe_device(self.device),
-                "threads": torch.get_num_threads(),
-                "seed": self.request.seed,
-                "preset": asdict(self.preset),
+                **self._repeatable(self.result.plan),
                 "representation": self.result.representation,
                 "weights_sha256": self.result.weights_sha256,
                 **self.inputs.described,
@@ -156,6 +157,42 @@ class Registration:
             },
         }
         self.summary = jsonable(summary)
+
+    def _repeatable(self, plan: Plan) -> dict[str, Any]:
+        """What `--replay` reads, and what has to be the same for the same bits."""
+        return {
+            **provenance.versions(),
+            "device": provenance.describe_device(self.device),
+            "threads": torch.get_num_threads(),
+            "seed": self.request.seed,
+            "preset": asdict(self.preset),
+            "plan": plan.to_json(),
+        }
+
+    def _write_plan(self) -> None:
+        """The plan alone, with what the user would be warned of."""
+        inputs = self.inputs
+        plan, warnings = make_plan(
+            inputs.fixed,
+            inputs.moving,
+            self.preset,
+            fixed_mask=inputs.fixed_mask,
+            device=str(self.device),
+        )
+        for warning in warnings:
+            self.context.warn(warning)
+        self.summary = jsonable(
+            {
+                "format": FORMAT_VERSION,
+                "metrics": {},
+                "warnings": list(self.context.warnings),
+                "verdict": {"level": "not run", "reasons": []},
+                "timings": {},
+                "provenance": {**self._repeatable(plan), **inputs.described},
+            }
+        )
+        self.written.append("plan")
+        outputs.write_json(self.summary, self.place.new / PLAN_FILE)
 
     def _report(self) -> None:
         self.context.progress("report", WRITE_UNTIL)

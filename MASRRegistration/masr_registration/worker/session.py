@@ -6,13 +6,12 @@ import errno
 import logging
 import os
 import queue
-import re
 import signal
 import threading
 import traceback
 from collections.abc import Callable
 
-from ..errors import CancelledError, InputError, MasrError, ResourceError
+from ..errors import CancelledError, InputError, MasrError, ResourceError, is_out_of_memory
 from .context import Context
 from .jobfolder import JobFolder
 from .messages import (
@@ -37,9 +36,6 @@ _RESOURCE_ERRNOS = {
     for name in ("ENOSPC", "EACCES", "EPERM", "EROFS", "EDQUOT", "EFBIG", "EIO", "EMFILE", "ENFILE", "ENOMEM")
     if hasattr(errno, name)
 }
-_OUT_OF_MEMORY = re.compile(
-    r"out of memory|can't allocate memory|not enough memory|bad.?alloc|failed to allocate", re.IGNORECASE
-)
 _log = logging.getLogger(__name__)
 
 
@@ -61,6 +57,7 @@ class Session:
         signal.signal(signal.SIGTERM, lambda *_: self._cancel.set())
         try:
             self._folder = JobFolder.current()
+            self._folder.collect_temporary()
             context = Context(self._send, self._folder, self._cancel)
             self._uninterrupted = context.uninterrupted
             threading.Thread(target=self._listen, daemon=True, name="stdin").start()
@@ -145,8 +142,6 @@ def failure(error: BaseException) -> tuple[Message, int]:
 def _resource_error(error: BaseException) -> ResourceError | None:
     if isinstance(error, OSError) and error.errno in _RESOURCE_ERRNOS:
         return ResourceError(f"The registration could not go on: {why(error)}.")
-    if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))
-    ):
+    if is_out_of_memory(error):
         return ResourceError("The memory is not enough; a preset with a larger working spacing needs less.")
     return None

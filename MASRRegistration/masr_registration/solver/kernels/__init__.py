@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...transforms.grid import compose
+from ...transforms.grid import compose, pool
 from . import torch_backend
 
 numba_backend: Any = import_module(".numba_backend", __name__) if find_spec("numba") is not None else None
@@ -22,6 +22,23 @@ numba_backend: Any = import_module(".numba_backend", __name__) if find_spec("num
 def backend_for(device: torch.device) -> Any:
     """The module that computes on `device`."""
     return numba_backend if numba_backend is not None and device.type == "cpu" else torch_backend
+
+
+FEATURE_UNIT = 1 / 32767
+"""Features kept for the continuous stage are whole multiples of this in 16 bits: half the memory, faster to read."""
+
+
+def compact(features: Tensor) -> Tensor:
+    """Features ``(C, D, H, W)`` with values in [-1, 1] as int16 multiples of `FEATURE_UNIT`."""
+    result = torch.empty_like(features, dtype=torch.int16)
+    for stored, channel in zip(result, features, strict=True):
+        stored.copy_((channel / FEATURE_UNIT).round_())
+    return result
+
+
+def pool_compact(features: Tensor, stride: int) -> Tensor:
+    """`grid.pool` of features from `compact`, as float32."""
+    return torch.cat([pool(channel[None] * FEATURE_UNIT, stride) for channel in features])
 
 
 def channels_last(features: Tensor) -> Tensor:
@@ -40,8 +57,9 @@ class _FeatureDifference(torch.autograd.Function):
         moving_weight: Tensor,
         backend: Any,
     ) -> Tensor:
+        unit = FEATURE_UNIT if fixed.dtype == torch.int16 else 1.0
         cost, gradient = backend.difference_and_gradient(
-            fixed, moving, position.detach(), weight, moving_weight
+            fixed, moving, position.detach(), weight, moving_weight, unit
         )
         ctx.save_for_backward(gradient)
         return cost
@@ -63,7 +81,7 @@ def feature_difference(
     """Weighted mean squared difference of fixed features and moving features at given positions.
 
     Args:
-        fixed: channels-last features ``(D, H, W, C)`` (see `channels_last`).
+        fixed: channels-last features ``(D, H, W, C)`` (see `channels_last`), both real or both from `compact`.
         moving: channels-last features ``(D', H', W', C)``.
         position: ``(3, D, H, W)``, where each fixed voxel lies in the moving grid: continuous indices (i, j, k);
             differentiable, analytically.

@@ -55,12 +55,16 @@ def _difference_and_gradient(fixed, moving, position, weight, moving_weight, gra
                 f = fixed[k, j, i]
                 local, gx, gy, gz = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
                 for n in range(channels):
-                    dx00, dx01 = v001[n] - v000[n], v011[n] - v010[n]
-                    dx10, dx11 = v101[n] - v100[n], v111[n] - v110[n]
-                    l00, l01 = v000[n] + a * dx00, v010[n] + a * dx01
-                    l10, l11 = v100[n] + a * dx10, v110[n] + a * dx11
+                    r000, r001 = np.float32(v000[n]), np.float32(v001[n])
+                    r010, r011 = np.float32(v010[n]), np.float32(v011[n])
+                    r100, r101 = np.float32(v100[n]), np.float32(v101[n])
+                    r110, r111 = np.float32(v110[n]), np.float32(v111[n])
+                    dx00, dx01 = r001 - r000, r011 - r010
+                    dx10, dx11 = r101 - r100, r111 - r110
+                    l00, l01 = r000 + a * dx00, r010 + a * dx01
+                    l10, l11 = r100 + a * dx10, r110 + a * dx11
                     p0, p1 = l00 + b * (l01 - l00), l10 + b * (l11 - l10)
-                    d = p0 + c * (p1 - p0) - f[n]
+                    d = p0 + c * (p1 - p0) - np.float32(f[n])
                     local += d * d
                     gx += d * (c_ * (b_ * dx00 + b * dx01) + c * (b_ * dx10 + b * dx11))
                     gy += d * (c_ * (l01 - l00) + c * (l11 - l10))
@@ -75,9 +79,17 @@ def _difference_and_gradient(fixed, moving, position, weight, moving_weight, gra
 
 
 def difference_and_gradient(
-    fixed: Tensor, moving: Tensor, position: Tensor, weight: Tensor, moving_weight: Tensor
+    fixed: Tensor,
+    moving: Tensor,
+    position: Tensor,
+    weight: Tensor,
+    moving_weight: Tensor,
+    unit: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Cost (scalar) and its gradient ``(3, D, H, W)``; arguments as in `kernels.feature_difference`, on the CPU."""
+    """Cost (scalar) and its gradient ``(3, D, H, W)`` of features in multiples of `unit`, on the CPU.
+
+    Other arguments as in `kernels.feature_difference`.
+    """
     use_torch_threads()
     gradient = torch.empty_like(position, memory_format=torch.contiguous_format)
     cost, total = np.zeros(fixed.shape[0]), np.zeros(fixed.shape[0])
@@ -91,7 +103,7 @@ def difference_and_gradient(
         cost,
         total,
     )
-    scale = 1 / (total.sum() * fixed.shape[3] + 1e-12)
+    scale = unit**2 / (total.sum() * fixed.shape[3] + 1e-12)
     return torch.tensor(cost.sum() * scale, dtype=position.dtype), gradient.mul_(2 * scale)
 
 

@@ -12,9 +12,18 @@ from ...transforms.grid import box
 
 
 def difference_and_gradient(
-    fixed: Tensor, moving: Tensor, position: Tensor, weight: Tensor, moving_weight: Tensor
+    fixed: Tensor,
+    moving: Tensor,
+    position: Tensor,
+    weight: Tensor,
+    moving_weight: Tensor,
+    unit: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Cost (scalar) and its gradient ``(3, D, H, W)``; arguments as in `kernels.feature_difference`."""
+    """Cost (scalar) and its gradient ``(3, D, H, W)`` of features in multiples of `unit`.
+
+    Other arguments as in `kernels.feature_difference`.
+    """
+    fixed = fixed.to(position.dtype)
     shape = moving.shape[:3]
     channels = moving.shape[3]
     nearest = [(p + 0.5).floor() for p in position]
@@ -36,14 +45,14 @@ def difference_and_gradient(
         i, j, k = (
             (low + bit).clamp(max=n - 1) for low, bit, n in zip(lower, bits, reversed(shape), strict=True)
         )
-        values = flat[((k * shape[1] + j) * shape[2] + i).reshape(-1)].reshape(fixed.shape)
+        values = flat[((k * shape[1] + j) * shape[2] + i).reshape(-1)].reshape(fixed.shape).to(position.dtype)
         weights = [f if bit else 1 - f for f, bit in zip(fraction, bits, strict=True)]
         value += values * (weights[0] * weights[1] * weights[2])[..., None]
         for axis in range(3):
             others = weights[(axis + 1) % 3] * weights[(axis + 2) % 3] * (1 if bits[axis] else -1)
             derivative[axis] += values * (others * slope[axis])[..., None]
     difference = (value - fixed) * weight[..., None]
-    scale = 1 / (weight.sum().clamp_min(1e-12) * channels)
+    scale = unit**2 / (weight.sum().clamp_min(1e-12) * channels)
     cost = (difference * (value - fixed)).sum() * scale
     gradient = torch.stack([(difference * d).sum(dim=-1) for d in derivative]) * (2 * scale)
     return cost, gradient

@@ -1,0 +1,224 @@
+"""The plan of a registration: grid, threads and device, with the memory and time they are expected to take.
+
+A plan is chosen before the deformable stages from a ladder of ever coarser working grids: the finest whose predicted
+peak fits into the memory that is free. It travels as JSON, is recorded with the result, and can be replayed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import InputError, ResourceError
+from ..presets import Preset
+from ..representation.descriptor import Scan, region_box
+from ..volume import Geometry
+from .instance import border_mm
+
+FORMAT_VERSION = 1
+SPACING_RANGE = (0.8, 1.5)
+"""How much finer or coarser than the preset's the working grid may be, to suit what the images resolve."""
+LADDER = (1.0, 1.25, 1.6, 2.0, 2.5, 3.2)
+"""Working spacings, as multiples of the one that suits images and preset."""
+USABLE = 0.9
+"""Share of the free memory that a plan may count on."""
+BASE_MB = 600.0
+IMAGE_BYTES = 24.0
+WORKING_BYTES = 120.0
+"""Peak host memory: libraries and compiled code, and bytes per voxel of both images and of the working grid."""
+NETWORK_BYTES = {"mind": 0.0, "masr": 80.0, "masr-faithful": 1500.0}
+"""More of these per voxel of the working grid while a network encodes: "masr" from one measurement (140 bytes for the
+network alone), "masr-faithful" counted from its 96 relation maps."""
+DEVICE_IMAGE_BYTES, DEVICE_WORKING_BYTES = 30.0, 260.0
+"""The same for CUDA, counted from the arrays that the torch kernels make, not measured."""
+SECONDS_LINEAR = 12.0
+SECONDS_PER_MEGAVOXEL = {"encode": 0.6, "discrete": 1.2, "check": 1.4}
+SECONDS_PER_MEGAVOXEL_STEP = 0.08
+"""One core of an ordinary computer, MIND-SSC; a step is an iteration of the fine level. For orientation only."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides the bits of a result besides images, preset and seed, and what it is expected to cost.
+
+    Attributes:
+        working_spacing_mm, working_size: the isotropic grid of the deformable stages, voxels along (i, j, k).
+        coarsened: factor by which the spacing was enlarged so that the memory suffices; 1 when it was not.
+        feature_bits: how features are stored for the continuous stage (fixed point).
+        device, threads: ``cpu`` or ``cuda:N``, and CPU threads.
+        peak_mb: predicted peak memory of the process, in MB (10^6 bytes).
+        device_peak_mb: the same on the device; 0 on the CPU.
+        seconds: predicted seconds by stage, rough.
+    """
+
+    working_spacing_mm: float
+    working_size: tuple[int, int, int]
+    coarsened: float
+    device: str
+    threads: int
+    peak_mb: float
+    device_peak_mb: float = 0.0
+    feature_bits: int = 16
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"masr_plan": FORMAT_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        """Raises `InputError` for anything that is not a plan of this version."""
+        values = dict(data)
+        if values.pop("masr_plan", None) != FORMAT_VERSION:
+            raise InputError(f'This is not a plan: it needs "masr_plan": {FORMAT_VERSION}.')
+        try:
+            plan = cls(**{**values, "working_size": tuple(values["working_size"])})
+            numbers = [plan.working_spacing_mm, plan.coarsened, plan.peak_mb, plan.device_peak_mb]
+            numbers += [*plan.working_size, plan.threads, *plan.seconds.values()]
+            sound = all(np.isfinite(float(n)) for n in numbers) and isinstance(plan.device, str)
+            sound = sound and plan.working_spacing_mm > 0 and len(plan.working_size) == 3
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise InputError("The plan is incomplete or has an entry of the wrong kind.") from error
+        if not sound or plan.feature_bits != 16:
+            raise InputError("The plan has an entry that is out of range.")
+        return plan
+
+
+def working_grid(fixed: Scan, spacing_mm: float, preset: Preset) -> Geometry:
+    """The grid of the deformable stages: the fixed body and the rim in which the velocity fades."""
+    margin = border_mm(spacing_mm, preset.continuous.control_spacing_mm)
+    return region_box(fixed, spacing_mm, margin, multiple=8)
+
+
+def ladder(
+    fixed: Scan, geometries: Sequence[Geometry], preset: Preset, device: torch.device, threads: int
+) -> list[Plan]:
+    """All plans for these images, finest first; `geometries` are those of both images as they were read."""
+    resolved = max(np.cbrt(np.prod(g.spacing)) for g in geometries)
+    suited = preset.working_spacing_mm * float(np.clip(resolved / preset.working_spacing_mm, *SPACING_RANGE))
+    image_voxels = sum(float(np.prod(g.size)) for g in geometries)
+    network = NETWORK_BYTES[preset.representation]
+    plans: list[Plan] = []
+    for factor in LADDER:
+        size = working_grid(fixed, suited * factor, preset).size
+        voxels = float(np.prod(size))
+        if plans and voxels >= np.prod(plans[-1].working_size):
+            continue  # a rim of whole control points can outweigh a coarser body
+        cuda = device.type != "cpu"
+        plans.append(
+            Plan(
+                suited * factor,
+                size,
+                factor,
+                str(device),
+                threads,
+                round(predicted_mb(image_voxels, 0.0 if cuda else voxels, network)),
+                round((DEVICE_IMAGE_BYTES * image_voxels + (DEVICE_WORKING_BYTES + network) * voxels) / 1e6)
+                if cuda
+                else 0.0,
+                seconds=_seconds(voxels, preset, threads),
+            )
+        )
+    return plans
+
+
+def predicted_mb(image_voxels: float, working_voxels: float, network_bytes: float = 0.0) -> float:
+    """Peak host memory in MB for voxels of both images together and of the working grid, and `NETWORK_BYTES`."""
+    return BASE_MB + (IMAGE_BYTES * image_voxels + (WORKING_BYTES + network_bytes) * working_voxels) / 1e6
+
+
+def choose(plans: Sequence[Plan], free_mb: float, free_device_mb: float = np.inf) -> Plan:
+    """The finest plan that fits.
+
+    Args:
+        free_mb: what this process may use altogether: what it holds and what is still free.
+        free_device_mb: free memory of the device.
+
+    Raises:
+        ResourceError: none fits.
+    """
+    for plan in plans:
+        if plan.peak_mb <= free_mb and plan.device_peak_mb <= free_device_mb:
+            return plan
+    raise ResourceError(
+        f"The memory is not enough: even the coarsest plan needs about {plans[-1].peak_mb:.0f} MB, "
+        f"and {free_mb:.0f} MB can be used."
+    )
+
+
+def usable_host_mb() -> float:
+    """Memory that this process holds and `USABLE` of what it can still get: free memory, control group, limits."""
+    status = _numbers("/proc/self/status")
+    if not status:
+        return float("inf")
+    free = [_numbers("/proc/meminfo").get("MemAvailable", np.inf) * 1024]
+    free += _cgroup_free()
+    limit = _address_space_limit()
+    if limit is not None:
+        free.append(limit - status["VmSize"] * 1024)
+    return (status["VmRSS"] * 1024 + USABLE * max(min(free), 0.0)) / 1e6
+
+
+def usable_device_mb(device: torch.device) -> float:
+    """`USABLE` of the free memory of a CUDA device; no bound on others."""
+    return USABLE * torch.cuda.mem_get_info(device)[0] / 1e6 if device.type == "cuda" else float("inf")
+
+
+def _numbers(file: str) -> dict[str, int]:
+    """Entries in kB of a file of the Linux kernel; empty elsewhere."""
+    try:
+        text = Path(file).read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return {}
+    return {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
+
+
+def _cgroup_free(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[float]:
+    """Bytes left under each limit of this process's control groups, versions 1 and 2."""
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    free = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        names = ("memory.max", "memory.current")
+        base = root
+        if "memory" in controllers.split(","):
+            names, base = ("memory.limit_in_bytes", "memory.usage_in_bytes"), root / "memory"
+        elif controllers:
+            continue
+        place = base / path.lstrip("/")
+        for folder in (place, *place.parents):
+            if not folder.is_relative_to(base):
+                break
+            try:
+                limit, used = (int((folder / name).read_text()) for name in names)
+            except (OSError, ValueError):
+                continue  # "max", or not there
+            free.append(float(limit - used))
+    return free
+
+
+def _address_space_limit() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def _seconds(voxels: float, preset: Preset, threads: int) -> dict[str, float]:
+    mega, continuous = voxels / 1e6, preset.continuous
+    seconds = {name: rate * mega for name, rate in SECONDS_PER_MEGAVOXEL.items()}
+    seconds["linear"] = SECONDS_LINEAR if preset.linear.model != "none" else 0.0
+    seconds["discrete"] *= float(preset.discrete.enabled)
+    steps = continuous.iterations[1] + continuous.iterations[0] / 8 if continuous.enabled else 0.0
+    seconds["continuous"] = SECONDS_PER_MEGAVOXEL_STEP * steps * mega
+    return {name: round(value / threads**0.7, 2) for name, value in seconds.items()}
