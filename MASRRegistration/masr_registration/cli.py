@@ -20,6 +20,7 @@ from rich.text import Text
 from . import __version__, presets
 from .errors import CancelledError, InputError, MasrError
 from .representation import models
+from .training.command import train
 from .worker import client, messages
 
 app = typer.Typer(
@@ -163,6 +164,7 @@ def list_models() -> None:
 
 evaluate = typer.Typer(help="Measure how good representations are.", no_args_is_help=True)
 app.add_typer(evaluate, name="evaluate")
+app.add_typer(train, name="train")
 
 
 @evaluate.callback()

@@ -60,7 +60,7 @@ class MasrNet(nn.Module):
         self.up8 = _Conv(8 * w, 4 * w, norm=True)
         self.up4 = _Conv(6 * w, 2 * w, norm=True)
         self.up2 = _Conv(2 * w + joined, w)
-        self.head2 = nn.Conv3d(w, 16, 3, padding=1)
+        self.head2 = nn.Conv3d(w, 16, 3, padding=1, padding_mode="replicate")
         self.head4 = nn.Conv3d(2 * w, 16, 1)
         self.head8 = nn.Conv3d(4 * w, 32, 1)
 
@@ -104,8 +104,10 @@ class FaithfulMasrNet(nn.Module):
         self.down = nn.ModuleList(_Conv(*channels, slope=0.2) for channels in down)
         self.bottom = _Conv(64, 64, slope=0.2)
         self.up = nn.ModuleList(_Conv(*channels, slope=0.2) for channels in up)
-        self.features = nn.Conv3d(8, 4, 3, padding=1)
-        self.squeeze = nn.Sequential(_Conv(24 * 4, 24, slope=0.2), nn.Conv3d(24, 24, 3, padding=1))
+        self.features = nn.Conv3d(8, 4, 3, padding=1, padding_mode="replicate")
+        self.squeeze = nn.Sequential(
+            _Conv(24 * 4, 24, slope=0.2), nn.Conv3d(24, 24, 3, padding=1, padding_mode="replicate")
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """Unit-norm features ``(N, 24, D, H, W)`` of `image` ``(N, 1, D, H, W)`` in [0, 1], of any size."""
@@ -129,19 +131,19 @@ class FaithfulMasrNet(nn.Module):
 class _Conv(nn.Module):
     """Convolution 3x3x3, instance norm if wanted, LeakyReLU.
 
-    With the norm, edge values are repeated beyond the border, so that deep features do not tell where the border is.
+    Edge values are repeated beyond the border. Zeros would tell the features where in the grid they lie, and they would
+    learn to answer "nothing moved".
     """
 
     def __init__(self, inputs: int, outputs: int, norm: bool = False, slope: float = NEGATIVE_SLOPE) -> None:
         super().__init__()
         self.norm, self.slope = norm, slope
-        self.convolution = nn.Conv3d(inputs, outputs, 3, padding=0 if norm else 1)
+        self.convolution = nn.Conv3d(inputs, outputs, 3, padding=1, padding_mode="replicate")
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.convolution(x)
         if self.norm:
-            x = functional.instance_norm(self.convolution(functional.pad(x, (1,) * 6, mode="replicate")))
-        else:
-            x = self.convolution(x)
+            x = functional.instance_norm(x)
         return functional.leaky_relu(x, self.slope)
 
 

@@ -1,8 +1,8 @@
 """What a scanner might make of an anatomy: random contrasts, textures and artefacts, one after another.
 
-Everything takes a batch ``(N, D, H, W)``, draws each member's parameters by itself and uses only the given generator (on
-the CPU; the images may be on any device). Sources: SynthSeg (Billot et al., 2023; Gaussian-mixture rendering), MASR-Net
-(Mok et al., CVPR 2024; Bezier intensity maps and inversion), anatomix (Dey et al., ICLR 2025; artefacts).
+Everything takes a batch ``(N, D, H, W)``, draws each member's parameters by itself and uses only the given generator.
+Sources: SynthSeg (Billot et al., 2023; Gaussian-mixture rendering), MASR-Net (Mok et al., CVPR 2024; Bezier intensity
+maps and inversion), anatomix (Dey et al., ICLR 2025; artefacts).
 """
 
 from __future__ import annotations
@@ -21,12 +21,52 @@ PARTS = 4
 
 _FLUID, _GREY, _WHITE = (4, 5, 14, 15, 24, 30), (3, 8, 17, 18, 26), (2, 7, 28, 16, 85)
 _THALAMUS, _CAUDATE, _PUTAMEN, _PALLIDUM = 10, 11, 12, 13
-_BRAIN_CONTRASTS = (
-    {_FLUID: 0.15, _GREY: 0.50, _WHITE: 0.80, _THALAMUS: 0.65, _CAUDATE: 0.53, _PUTAMEN: 0.57, _PALLIDUM: 0.70},
-    {_FLUID: 1.00, _GREY: 0.58, _WHITE: 0.36, _THALAMUS: 0.47, _CAUDATE: 0.54, _PUTAMEN: 0.47, _PALLIDUM: 0.30},
-    {_FLUID: 0.10, _GREY: 0.66, _WHITE: 0.50, _THALAMUS: 0.57, _CAUDATE: 0.63, _PUTAMEN: 0.59, _PALLIDUM: 0.47},
-    {_FLUID: 0.55, _GREY: 0.75, _WHITE: 0.60, _THALAMUS: 0.67, _CAUDATE: 0.73, _PUTAMEN: 0.70, _PALLIDUM: 0.58},
-    {_FLUID: 0.30, _GREY: 0.46, _WHITE: 0.38, _THALAMUS: 0.43, _CAUDATE: 0.47, _PUTAMEN: 0.46, _PALLIDUM: 0.42},
+_BRAIN_CONTRASTS: tuple[dict[int | tuple[int, ...], float], ...] = (
+    {
+        _FLUID: 0.15,
+        _GREY: 0.50,
+        _WHITE: 0.80,
+        _THALAMUS: 0.65,
+        _CAUDATE: 0.53,
+        _PUTAMEN: 0.57,
+        _PALLIDUM: 0.70,
+    },
+    {
+        _FLUID: 1.00,
+        _GREY: 0.58,
+        _WHITE: 0.36,
+        _THALAMUS: 0.47,
+        _CAUDATE: 0.54,
+        _PUTAMEN: 0.47,
+        _PALLIDUM: 0.30,
+    },
+    {
+        _FLUID: 0.10,
+        _GREY: 0.66,
+        _WHITE: 0.50,
+        _THALAMUS: 0.57,
+        _CAUDATE: 0.63,
+        _PUTAMEN: 0.59,
+        _PALLIDUM: 0.47,
+    },
+    {
+        _FLUID: 0.55,
+        _GREY: 0.75,
+        _WHITE: 0.60,
+        _THALAMUS: 0.67,
+        _CAUDATE: 0.73,
+        _PUTAMEN: 0.70,
+        _PALLIDUM: 0.58,
+    },
+    {
+        _FLUID: 0.30,
+        _GREY: 0.46,
+        _WHITE: 0.38,
+        _THALAMUS: 0.43,
+        _CAUDATE: 0.47,
+        _PUTAMEN: 0.46,
+        _PALLIDUM: 0.42,
+    },
 )
 """Relative intensities of brain tissues (numbers of FreeSurfer) as T1, T2, FLAIR, proton density and CT show them."""
 
@@ -73,7 +113,7 @@ def _mixture(generator: Generator, *, brain: bool) -> tuple[Tensor, Tensor]:
 
 
 def degrade(images: Tensor, generator: Generator) -> Tensor:
-    """Blur, thick slices, a bias field, Gibbs ringing, noise and a non-linear intensity map: ``(N, D, H, W)`` in [0, 1]."""
+    """Blurred, in thick slices, with bias, ringing, noise, another intensity map: ``(N, D, H, W)`` in [0, 1]."""
     result = []
     for image in images:
         image = blur(image, [uniform(generator, 0.2, 1.1)] * 3)
@@ -99,8 +139,8 @@ def degrade(images: Tensor, generator: Generator) -> Tensor:
 def intensity_transform(image: Tensor, generator: Generator, *, monotone: bool = False) -> Tensor:
     """The stochastic non-linear intensity transform of MASR-Net: a cubic Bezier curve, inverted half of the time.
 
-    Four random control points in the unit square, abscissae sorted so that the curve is a function; `monotone` sorts the
-    ordinates too. `image` in [0, 1], and so is the result.
+    Four random control points in the unit square, abscissae sorted so that the curve is a function; `monotone` sorts
+    the ordinates too. `image` in [0, 1], and so is the result.
     """
     points = torch.rand(2, 4, generator=generator)
     x, y = points.sort(dim=1).values if monotone else torch.stack((points[0].sort().values, points[1]))
@@ -123,7 +163,7 @@ def _interpolated(x: Tensor, known_x: Tensor, known_y: Tensor) -> Tensor:
 
 
 def unit_range(image: Tensor, low: float = 0.005, high: float = 0.995) -> Tensor:
-    """Clipped at two quantiles of what is not background (or of everything), and brought to [0, 1]."""
+    """Clipped at two quantiles of what is not zero (of everything where little is left), and brought to [0, 1]."""
     values = image[::2, ::2, ::2].flatten()
     object_values = values[values.abs() > 0.02]
     values = object_values if object_values.numel() > 100 else values

@@ -1,6 +1,6 @@
 """What the features of two views of one anatomy should be: the same at the same place, different everywhere else.
 
-Features are unit-norm ``(C, D, H, W)``; places are voxel indices ``(3, ...)`` in (i, j, k) order of the first view's map.
+Features are unit-norm ``(C, D, H, W)``; places are voxel indices (i, j, k) of the first view's map.
 Sources: Mok et al., CVPR 2024 (anatomy-aware contrastive loss: InfoNCE over places of one image pair, inside the
 foreground); Khosla et al., NeurIPS 2020 (label-aware term). The window loss, on the cost volume that the convex solver
 minimises, is ours.
@@ -56,13 +56,19 @@ def label_aware(first: Tensor, second: Tensor, labels: Tensor, temperature: floa
 
 
 def window_loss(
-    first: Tensor, second: Tensor, cells: Tensor, places: Tensor, temperature: float, radius: int, offset: int = 0
+    first: Tensor,
+    second: Tensor,
+    cells: Tensor,
+    places: Tensor,
+    temperature: float,
+    radius: int,
+    offset: int = 0,
 ) -> Tensor:
     """Cross-entropy of the smoothed similarity over a window of candidates against the true place.
 
-    The similarity of a cell to a candidate is the mean over the 3^3 cells around both, which is the negative cost volume
-    of the convex solver up to a factor. Candidates are every second cell of the first view within `radius` cells of the
-    truth's neighbourhood; the target is a Gaussian around the truth.
+    The similarity of a cell to a candidate is the mean over the 3^3 cells around both: what the convex solver's cost
+    volume is for unit vectors, up to sign and factor. Candidates are every second cell of the first view within
+    `radius` cells along each axis; the target is a Gaussian around the truth.
 
     Args:
         first, second: ``(C, D, H, W)``.
@@ -74,9 +80,14 @@ def window_loss(
     shape = torch.tensor(first.shape[1:], device=cells.device)
     inner = ((cells >= 1) & (cells < shape - 1)).all(dim=1)
     cells, truth = cells[inner], places[inner].flip(1)
-    candidates = torch.stack(
-        torch.meshgrid(*(_lattice(int(n), offset >> a & 1) for a, n in enumerate(shape)), indexing="ij"), dim=-1
-    ).reshape(-1, 3).to(cells.device)
+    candidates = (
+        torch.stack(
+            torch.meshgrid(*(_lattice(int(n), offset >> a & 1) for a, n in enumerate(shape)), indexing="ij"),
+            dim=-1,
+        )
+        .reshape(-1, 3)
+        .to(cells.device)
+    )
     similarity = _patches(second, cells) @ _patches(first, candidates).T / 27
     distance = torch.cdist(truth, candidates.to(truth.dtype))
     middle = cells.to(truth.dtype)
@@ -96,7 +107,7 @@ def _lattice(n: int, start: int) -> Tensor:
 
 def _patches(features: Tensor, cells: Tensor) -> Tensor:
     """The 27 cells around each of `cells` ``(n, 3)``, flat: ``(n, 27 C)``."""
-    depth, height, width = features.shape[1:]
+    _, height, width = features.shape[1:]
     rows = features.flatten(1).T
     steps = torch.tensor([-1, 0, 1], device=cells.device)
     around = (steps[:, None, None] * height + steps[:, None]) * width + steps

@@ -1,4 +1,4 @@
-"""Two views of one anatomy: cut out of a label map, moved against each other by a known warp, each with its own contrast.
+"""Two views of one anatomy, moved against each other by a known warp, each with a contrast of its own.
 
 Views are cubes of `size` voxels. Coordinates are voxel indices ``(3, ...)`` in (i, j, k) order, as in
 `transforms.grid`. Pair number n of a seed is always the same pair, in whatever process and order it is made.
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
@@ -26,6 +25,9 @@ from .shapes import chance, integer, label_map, uniform
 CELL = 2
 """Voxels per cell: the stride of the features that the pair teaches."""
 BRAIN_SHARE = 0.5
+SHIFT = 0.375
+"""Largest shift between the views along an axis, as a share of their size: beyond the candidates that the losses compare,
+or a code for the place in the grid would answer most of them."""
 _RIGHT = (41, 42, 43, 44, 46, 47, 49, 50, 51, 52, 53, 54, 57, 58, 60, 62, 137, 164)
 _LEFT = (2, 3, 4, 5, 7, 8, 10, 11, 12, 13, 17, 18, 25, 26, 28, 30, 136, 163)
 _OUTSIDE_BRAIN = 200
@@ -70,13 +72,11 @@ class Anatomies:
 
 
 def _read_brain(file: Path) -> np.ndarray:
-    """A whole-head label map at 1 mm, cut to the head, left and right alike, as uint8 (502.. becomes 202..)."""
-    volume = read_labels(file)
-    array = volume.array.astype(np.int64)
-    spacing = volume.geometry.spacing
-    if not np.allclose(spacing, 1.0, atol=0.3):
-        image = sitk.Resample(sitk.GetImageFromArray(array), [round(n) for n in np.multiply(array.shape[::-1], spacing)])
-        array = sitk.GetArrayFromImage(image)
+    """A whole-head label map at 1 mm with FreeSurfer's numbers, cut to the head, as uint8.
+
+    Left and right become one tissue; numbers from 500, outside of the brain, become those from 200.
+    """
+    array = read_labels(file).array.astype(np.int64)
     table = np.arange(1000)
     table[list(_RIGHT)] = _LEFT
     table[500:556] = np.arange(200, 256)
@@ -99,10 +99,10 @@ class ProceduralPairs(Dataset[Pair]):
         if number >= self.length:
             raise IndexError(number)
         generator = Generator().manual_seed((self.seed << 32) + number)
-        first, second = _positions(generator, self.size)
+        first, second = two_views(generator, self.size)
         labels, structure, brain = self._anatomy(generator, torch.stack((first, second), dim=1))
         images = degrade(render(labels, structure, generator, brain=brain), generator)
-        return _pair(images, labels, second, generator)
+        return as_pair(images, labels > 0, labels[1, ::CELL, ::CELL, ::CELL], second, generator)
 
     def _anatomy(self, generator: Generator, positions: Tensor) -> tuple[Tensor, Tensor, bool]:
         """Labels and structure noise ``(2, S, S, S)`` at positions ``(3, 2, S, S, S)`` in voxels of the first view."""
@@ -125,14 +125,14 @@ class ProceduralPairs(Dataset[Pair]):
         return labels, structure, brain
 
 
-def _positions(generator: Generator, size: int) -> tuple[Tensor, Tensor]:
+def two_views(generator: Generator, size: int) -> tuple[Tensor, Tensor]:
     """Voxels of both views in the first view's indices ``(3, S, S, S)``: a rotation, scaling, shift and smooth warp."""
     first = identity((size,) * 3)
     centre = (size - 1) / 2
     angles = torch.empty(3).uniform_(-0.3, 0.3, generator=generator)
     stretch = torch.empty(3).uniform_(-0.15, 0.15, generator=generator).exp()
     matrix = _rotation(angles) * stretch
-    shift = size / 8 * torch.empty(3).uniform_(-1, 1, generator=generator)
+    shift = SHIFT * size * torch.empty(3).uniform_(-1, 1, generator=generator)
     second = torch.einsum("ab,bkji->akji", matrix, first - centre) + (centre + shift)[:, None, None, None]
     scale = uniform(generator, 12, 32)
     nodes = int(size / scale) + 2
@@ -154,9 +154,8 @@ def _cut(generator: Generator, anatomy: Tensor, positions: Tensor, size: int, *,
     matrix = _rotation(torch.empty(3).uniform_(-0.6, 0.6, generator=generator)) @ matrix
     low, high = (0.8, 2.2) if brain else (0.6, 1.3)
     matrix = matrix * low * (high / low) ** float(torch.rand((), generator=generator))
-    occupied = (anatomy[::4, ::4, ::4] > 0).nonzero()
-    if brain:
-        occupied = ((anatomy[::4, ::4, ::4] > 0) & (anatomy[::4, ::4, ::4] < _OUTSIDE_BRAIN)).nonzero()
+    sparse = anatomy[::4, ::4, ::4]
+    occupied = ((sparse > 0) & (sparse < _OUTSIDE_BRAIN) if brain else sparse > 0).nonzero()
     somewhere = 4.0 * occupied[integer(generator, 0, len(occupied) - 1)].flip(0)
     relative = positions - (size - 1) / 2
     index = torch.einsum("ab,b...->a...", matrix, relative) + somewhere[:, None, None, None, None]
@@ -167,8 +166,11 @@ def _cut(generator: Generator, anatomy: Tensor, positions: Tensor, size: int, *,
     return anatomy[k, j, i].long() * known
 
 
-def _pair(images: Tensor, labels: Tensor, second: Tensor, generator: Generator) -> Pair:
-    """The pair, sometimes with a part of a view beyond its field of view."""
+def as_pair(images: Tensor, foreground: Tensor, labels: Tensor, second: Tensor, generator: Generator) -> Pair:
+    """The pair of images and foregrounds ``(2, S, S, S)``, sometimes with a part of a view beyond its field of view.
+
+    `labels` ``(s, s, s)`` are the tissues of the second view's cells; `second` as `two_views` gives it.
+    """
     size = images.shape[-1]
     seen = torch.ones(images.shape, dtype=torch.bool)
     for view in range(2):
@@ -177,11 +179,9 @@ def _pair(images: Tensor, labels: Tensor, second: Tensor, generator: Generator) 
             seen[view].movedim(axis, 0)[start:] = False
             if chance(generator, 0.5):
                 seen[view] = seen[view].flip(axis)
-    images = images * seen
     centres = identity((size // CELL,) * 3) * CELL + (CELL - 1) / 2
     place = sample(second, centres)
-    visible = (labels > 0) & seen
+    visible = foreground & seen
     valid = visible[1, ::CELL, ::CELL, ::CELL] & inside(place, (size,) * 3)
     valid &= sample(visible[:1].float(), place, nearest=True)[0] > 0.5
-    cells = (place - (CELL - 1) / 2) / CELL
-    return Pair(images[:, None], cells, valid, labels[1, ::CELL, ::CELL, ::CELL])
+    return Pair((images * seen)[:, None], (place - (CELL - 1) / 2) / CELL, valid, labels)

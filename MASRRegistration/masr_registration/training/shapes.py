@@ -1,7 +1,7 @@
 """Procedural anatomy: label maps of bodies, organs, folded sheets, vessels and shells that belong to nobody.
 
-All randomness comes from the given generator, on the CPU, so the same seed gives the same map. Maps are uint8 with 0 for
-the background. Sources: SynthMorph (Hoffmann et al., TMI 2022; arg-max noise) and anatomix (Dey et al., ICLR 2025;
+All randomness comes from the given generator, so the same seed gives the same map. Maps are uint8 with 0 for the
+background. Sources: SynthMorph (Hoffmann et al., TMI 2022; arg-max noise) and anatomix (Dey et al., ICLR 2025;
 ensembles of shapes); level sets of noise as folded sheets and vessels are ours.
 """
 

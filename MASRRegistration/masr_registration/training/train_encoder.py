@@ -11,15 +11,17 @@ import csv
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from ..device import resolve_device
 from ..errors import InputError
 from ..representation.masr_net import Features, MasrNet
 from .losses import at, draw_places, info_nce, label_aware, window_loss
@@ -81,8 +83,10 @@ class Trainer:
         """Learning rate of the next step: linear warm-up, then half a cosine down to 1 %."""
         recipe = self.recipe
         done = min(1.0, self.step / recipe.steps)
-        return recipe.rate * min(1.0, (self.step + 1) / recipe.warm_up) * (
-            0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
+        return (
+            recipe.rate
+            * min(1.0, (self.step + 1) / recipe.warm_up)
+            * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
         )
 
     def train_on(self, pair: Pair, stream: int) -> dict[str, float]:
@@ -165,7 +169,7 @@ def loss_terms(features: Features, pair: Pair, recipe: Recipe, generator: Genera
 
 
 def _coarser(features: Tensor, own: Tensor, places: Tensor, factor: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Features of both views at cells and places of the stride-2 map, and the places, on a map `factor` times coarser."""
+    """Features of both views at cells and places of the stride-2 map, and the places, on a coarser map."""
     own, places = ((p - (factor - 1) / 2) / factor for p in (own, places))
     return at(features[0], places), at(features[1], own), places
 
@@ -188,6 +192,8 @@ def train(
     checkpoint = folder / CHECKPOINT
     if checkpoint.exists():
         trainer.load(checkpoint)
+    if torch.distributed.is_initialized():
+        trainer.distribute()
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     end = min(trainer.recipe.steps, stop_at or trainer.recipe.steps)
     sums: dict[str, float] = {}
@@ -207,16 +213,29 @@ def train(
             sums, since, start = {}, trainer.step, time.monotonic()
 
 
-def _loader(pairs: Dataset[Pair], numbers: range, workers: int) -> Iterator[Pair]:
+def distributed_device(name: str) -> torch.device:
+    """The device of this process; under torchrun it joins the others, and "auto" is the GPU of its own rank."""
+    if "RANK" not in os.environ:
+        return resolve_device(name)
+    gpu = name == "auto" and torch.cuda.is_available()
+    torch.distributed.init_process_group("nccl" if gpu or name.startswith("cuda") else "gloo")
+    return resolve_device(f"cuda:{os.environ['LOCAL_RANK']}" if gpu else name)
+
+
+def write_weights(trainer: Trainer, file: Path) -> None:
+    """The moving average of the weights as fp16 safetensors, with step and recipe as metadata."""
+    weights = {name: value.half().contiguous().cpu() for name, value in trainer.average.state_dict().items()}
+    safetensors.torch.save_file(weights, file, {"step": str(trainer.step), "recipe": repr(trainer.recipe)})
+
+
+def _loader(pairs: Dataset[Pair], numbers: range, workers: int) -> Iterable[Pair]:
     """The pairs of these numbers in order, made ahead by `workers` processes of low priority."""
-    return iter(
-        DataLoader(
-            Subset(pairs, numbers),
-            batch_size=None,
-            num_workers=workers,
-            prefetch_factor=4 if workers else None,
-            worker_init_fn=_be_nice,
-        )
+    return DataLoader(
+        Subset(pairs, numbers),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_be_nice,
     )
 
 
