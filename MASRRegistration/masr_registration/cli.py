@@ -19,6 +19,8 @@ from rich.text import Text
 
 from . import __version__, presets
 from .errors import CancelledError, InputError, MasrError
+from .representation import models
+from .training.command import train
 from .worker import client, messages
 
 app = typer.Typer(
@@ -77,6 +79,9 @@ def register(
             metavar="FIXED MOVING", help="Landmark files (.mrk.json or .csv) to measure the error with."
         ),
     ] = None,
+    representation: Annotated[
+        str | None, typer.Option(help="mind, masr or masr-faithful instead of the preset's.")
+    ] = None,
     threads: Threads = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
     plan: Annotated[
@@ -103,7 +108,7 @@ def register(
             "labels": labels,
             "landmarks": landmarks,
         }
-        whole = json.loads(presets.load(preset).to_json())
+        whole = _preset(preset, representation)
         options = {"device": device, "threads": threads, "seed": seed, "preset": whole}
         if replay is not None:
             options = _recorded(replay)
@@ -144,6 +149,58 @@ def list_presets() -> None:
         print(f"{name:18} {presets.load(name).description}")
 
 
+@app.command("models")
+def list_models() -> None:
+    """List the encoder weights and whether their files are whole."""
+    with _errors_in_one_sentence():
+        shipped = models.shipped()
+        for name, model in shipped.items():
+            print(f"{name:18} {model.state():8} {model.sha256[:12]}  {model.description}")
+        if not shipped:
+            print("This installation has no encoder weights; images are compared by MIND-SSC.")
+
+
+evaluate = typer.Typer(help="Measure how good representations are.", no_args_is_help=True)
+app.add_typer(evaluate, name="evaluate")
+app.add_typer(train, name="train")
+
+
+@evaluate.callback()
+def _evaluate() -> None:
+    pass
+
+
+@evaluate.command()
+def discriminability(
+    fixed: Annotated[Path, typer.Argument(help="Fixed image.")],
+    moving: Annotated[Path, typer.Argument(help="Moving image of the same anatomy.")],
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="ITK transform fixed -> moving (LPS); none when the images are aligned."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for discriminability.json and heat maps.")
+    ] = None,
+    representation: Annotated[
+        list[str] | None, typer.Option(help="image, mind, dsir, masr or masr-faithful; may be repeated.")
+    ] = None,
+    spacing: Annotated[float, typer.Option(help="Of the working grid, in mm.")] = 2.0,
+    anchors: Annotated[int, typer.Option(help="How many places are searched.")] = 800,
+    seed: Annotated[int, typer.Option(help="Of the choice of places.")] = 0,
+    print_json: PrintJson = False,
+) -> None:
+    """How well places of FIXED are found again in MOVING, by several representations."""
+    with _errors_in_one_sentence():
+        from .evaluation import discriminability_report
+        from .evaluation.discriminability import Protocol
+
+        protocol = Protocol(
+            spacing_mm=spacing, window_mm=10 * spacing, step_mm=2 * spacing, anchors=anchors, seed=seed
+        )
+        report = discriminability_report.run(fixed, moving, truth, output, representation, protocol)
+        print(json.dumps(report.to_json(), indent=2) if print_json else report.table())
+
+
 def _absolute(fields: dict[str, Any]) -> dict[str, Any]:
     """Paths as absolute strings: the worker runs elsewhere."""
 
@@ -157,8 +214,16 @@ def _absolute(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _request(fields: dict[str, Any], preset: str) -> messages.Request:
-    whole = json.loads(presets.load(preset).to_json())
-    return messages.request_from({**fields, "preset": whole})
+    return messages.request_from({**fields, "preset": _preset(preset)})
+
+
+def _preset(name: str, representation: str | None = None) -> dict[str, Any]:
+    """The preset as a request carries it, with another representation if wanted."""
+    preset = presets.load(name)
+    if representation is not None:
+        preset = preset.with_representation(representation)
+    whole: dict[str, Any] = json.loads(preset.to_json())
+    return whole
 
 
 def _recorded(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +21,7 @@ FORMAT_VERSION = 1
 
 Modality = Literal["auto", "mr", "ct"]
 LinearModel = Literal["none", "rigid", "affine"]
+Representation = Literal["mind", "masr", "masr-faithful"]
 
 
 def _within(low: float, high: float, *, rising: bool = False, **default: Any) -> Any:
@@ -69,7 +70,10 @@ class Continuous:
 
 @dataclass(frozen=True)
 class Preset:
-    """Everything a run needs besides its images."""
+    """Everything a run needs besides its images.
+
+    `representation` "mind" compares images by MIND-SSC alone, the others by a network's features as well.
+    """
 
     name: str
     description: str
@@ -78,9 +82,14 @@ class Preset:
     linear: Linear = field(default_factory=Linear)
     discrete: Discrete = field(default_factory=Discrete)
     continuous: Continuous = field(default_factory=Continuous)
+    representation: Representation = "mind"
 
     def to_json(self) -> str:
         return json.dumps({"masr_preset": FORMAT_VERSION, **asdict(self)}, indent=2) + "\n"
+
+    def with_representation(self, name: str) -> Preset:
+        """Raises `InputError` with the representations there are."""
+        return replace(self, representation=_value(Representation, name, "representation"))
 
     @classmethod
     def from_json(cls, text: str) -> Preset:

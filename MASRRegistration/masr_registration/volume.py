@@ -90,6 +90,16 @@ class Geometry:
             self.direction,
         )
 
+    def reduced(self, stride: int) -> Geometry:
+        """The grid whose voxels are blocks of `stride` voxels of this one along each axis; what is left over is cut."""
+        origin = self.index_to_physical @ [*((stride - 1) / 2,) * 3, 1]
+        return Geometry(
+            (self.size[0] // stride, self.size[1] // stride, self.size[2] // stride),
+            (self.spacing[0] * stride, self.spacing[1] * stride, self.spacing[2] * stride),
+            (float(origin[0]), float(origin[1]), float(origin[2])),
+            self.direction,
+        )
+
     @classmethod
     def of(cls, image: sitk.Image) -> Geometry:
         return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())

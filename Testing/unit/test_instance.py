@@ -11,13 +11,14 @@ from masr_registration.solver.instance import (
     BENDING,
     STEEP,
     Pair,
+    Term,
     Velocity,
     optimise,
     roughness,
     steepness,
 )
-from masr_registration.solver.kernels import compact
-from masr_registration.transforms.grid import compose, identity, resize
+from masr_registration.solver.kernels import compact, feature_difference, pool_compact
+from masr_registration.transforms.grid import compose, identity, resize, upsample_lattice
 from masr_registration.transforms.velocity import exponential
 from phantoms import Head, geometry, smooth_field
 
@@ -83,6 +84,43 @@ def test_the_warp_is_found(solved: tuple[Velocity, list[tuple[float, float]]]) -
     fractions = [fraction for fraction, _ in steps]
     assert fractions == sorted(fractions)
     assert fractions[-1] == pytest.approx(1)
+
+
+def test_the_loss_of_mind_alone_is_its_mean_squared_difference_both_ways() -> None:
+    velocity = random_velocity(SPACING_MM, 8.0, 0.3)
+    shape = velocity.working_shape
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.rand(*shape, 12, generator=generator) for _ in range(2)]
+    weights = [torch.rand(shape, generator=generator) for _ in range(2)]
+    flows = tuple(exponential(sign * velocity.at_nodes()) for sign in (1, -1))
+    offset = (1, 0, 1)
+    k, j, i = (slice(o, None, 2) for o in offset)
+    expected = torch.zeros(())
+    for flow, own, other in ((flows[0], 0, 1), (flows[1], 1, 0)):
+        axes = [
+            (torch.arange(o, n, 2) + 0.5) / velocity.step - 0.5 for o, n in zip(offset, shape, strict=True)
+        ]
+        position = identity(shape)[:, k, j, i] + upsample_lattice(flow, tuple(axes)) * velocity.step
+        expected = expected + feature_difference(
+            maps[own][k, j, i].contiguous(),
+            maps[other],
+            position,
+            weights[own][k, j, i].contiguous(),
+            weights[other],
+        )
+    assert torch.equal(Term(velocity, maps, weights, stride=2).loss(flows, offset), expected)
+    shared = Term(velocity, maps, weights, stride=2, share=0.25).loss(flows, offset)
+    torch.testing.assert_close(shared, expected / 4)
+
+
+def test_a_second_map_at_half_resolution_guides_where_the_first_says_nothing() -> None:
+    flat = [compact(torch.ones(12, *SHAPE)) for _ in range(2)]
+    ones = [torch.ones(SHAPE)] * 2
+    dsir = [pool_compact(features(shift, "t1"), 2) for shift in (WARP, torch.zeros_like(WARP))]
+    velocity = Velocity(SHAPE, SPACING_MM, SETTINGS.control_spacing_mm)
+    optimise(Pair(*flat, *ones, SPACING_MM, *dsir), velocity, SETTINGS, 0, lambda *_: None)
+    error = (displacement(velocity) - WARP).norm(dim=0)[INSIDE].mean()
+    assert error < 0.5 * WARP.norm(dim=0)[INSIDE].mean()
 
 
 def test_backwards_is_the_inverse(solved: tuple[Velocity, list[tuple[float, float]]]) -> None:

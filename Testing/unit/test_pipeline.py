@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import torch
 from masr_registration import presets
 from masr_registration.errors import CancelledError, InputError
 from masr_registration.presets import Preset
+from masr_registration.representation import models
+from masr_registration.representation.masr_net import MasrNet
 from masr_registration.solver import linear
 from masr_registration.solver.pipeline import RegistrationResult, register
 from masr_registration.transforms import affine
@@ -292,6 +295,30 @@ def test_similarity_is_that_of_the_linear_part_when_nothing_bends() -> None:
     result = register(HEAD.volume(slab, "t1"), moving, preset, initial_transform=given, device="cpu")
     assert result.metrics["similarity_linear"] < 1e-3
     assert result.metrics["similarity_after"] < result.metrics["similarity_linear"] + 1e-3
+
+
+def test_features_of_a_network_join_mind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An untrained network does little harm beside MIND-SSC; result and bits tell that it was there."""
+    torch.manual_seed(0)
+    entry = models.Model("masr", "masr.safetensors", "", "masr", "untrained", {"width": 2, "radii": [1]})
+    entered = models.save(MasrNet(2, (1,)), entry, tmp_path)
+    monkeypatch.setattr(models, "_folder", lambda given: tmp_path if given is None else given)
+    alone = replace(QUICK, linear=replace(BASE.linear, model="none"))
+    joined = register(*pair(), replace(alone, representation="masr"), device="cpu")
+    assert (joined.representation, joined.weights_sha256) == ("masr+mind-ssc", entered.sha256)
+    assert joined.warnings == []
+    assert joined.metrics["folds"] == joined.metrics["folds_dense"] == 0
+    assert errors(joined.transform).mean() < 0.7 * errors(TransformChain(())).mean()
+    (tmp_path / "masr.safetensors").write_bytes(b"damaged")
+    without = register(*pair(), replace(alone, representation="masr"), device="cpu")
+    assert (without.representation, without.weights_sha256) == ("mind-ssc", None)
+    (warning,) = without.warnings
+    assert "damaged" in warning
+    mind = register(*pair(), alone, device="cpu")
+    assert mind.warnings == []
+    for one, other in zip(parts(without), parts(mind), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not all(np.array_equal(*both) for both in zip(parts(joined), parts(mind), strict=False))
 
 
 def test_an_unknown_device_is_refused() -> None:

@@ -38,13 +38,16 @@ VARIANCE_FLOOR = 1e-3
 VARIANCE_CEILING = 1e3
 
 
-def pair_distances(features: Tensor, radius: int, patch_radius: int = 0) -> Tensor:
+def pair_distances(
+    features: Tensor, radius: int, patch_radius: int = 0, *, join_channels: bool = False
+) -> Tensor:
     """Squared differences of the 12 neighbour pairs, per feature channel.
 
     Args:
         features: ``(C, D, H, W)``.
         radius: distance of the neighbours in voxels.
         patch_radius: the differences are averaged over a cube of this radius (1 in MIND-SSC, 0 in DNS).
+        join_channels: the differences are summed over the channels, which leaves C = 1.
 
     Returns:
         ``(12, C, D, H, W)``. Beyond the border the edge voxel is repeated.
@@ -58,7 +61,11 @@ def pair_distances(features: Tensor, radius: int, patch_radius: int = 0) -> Tens
         grow = 2 * patch_radius
         return padded[:, k : k + depth + grow, j : j + height + grow, i : i + width + grow]
 
-    distances = torch.stack([(neighbour(a) - neighbour(b)).square_() for a, b in PAIRS])
+    def distance(a: int, b: int) -> Tensor:
+        squares = (neighbour(a) - neighbour(b)).square_()
+        return squares.sum(dim=0, keepdim=True) if join_channels else squares
+
+    distances = torch.stack([distance(a, b) for a, b in PAIRS])
     if patch_radius:
         distances = functional.avg_pool3d(distances, 2 * patch_radius + 1, stride=1)
     return distances

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..representation.self_similarity import PAIRS
 from ..transforms.grid import box, compose, pool, resize, warp
 from .kernels import backend_for
 
@@ -29,7 +30,7 @@ displacement gains by leaving the image and none by entering it."""
 UNSURE = 0.01
 """Weight in the smoothing of a node that has nothing to say: it takes what its neighbours found."""
 FLAT = 0.97
-"""Mean of the features above which a place has no structure (in a constant region all self-similarities are 1)."""
+"""Mean of the self-similarities above which a place has no structure (in a constant region all of them are 1)."""
 
 
 def window(radius: int, device: torch.device | None = None) -> Tensor:
@@ -104,7 +105,8 @@ def search(
     """Coupled convex search in both directions, level by level.
 
     Args:
-        fixed, moving: features ``(C, D, H, W)`` at half the working resolution, sides multiples of 4.
+        fixed, moving: features ``(C, D, H, W)`` at half the working resolution, the 12 self-similarities first; sides
+            multiples of 4.
         fixed_weight, moving_weight: ``(D, H, W)`` in [0, 1], how much is known there.
         reach: voxels of this grid that the first level must reach along each axis.
 
@@ -122,7 +124,8 @@ def search(
         fields = []
         for own, other in ((0, 1), (1, 0)):
             cost = cost_volume(images[own], images[other], weights[own], weights[other], radius)
-            certainty = (weights[own] * (images[own].mean(dim=0) < FLAT)).clamp_min(UNSURE)
+            structured = images[own][: len(PAIRS)].mean(dim=0) < FLAT
+            certainty = (weights[own] * structured).clamp_min(UNSURE)
             fields.append(coupled_convex(cost, radius, certainty))
             tick((2 * number + own + 1) / (2 * len(LEVELS)))
         inner, outer = (resize(f, shape) * stride for f in make_consistent(*fields))

@@ -12,7 +12,7 @@ al. 1999 (B-splines); Siebert et al. 2021 (instance optimisation on MIND-SSC).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,8 @@ BENDING = 0.5
 """Share of the second differences in the roughness: with it, more smoothness costs less of what was found."""
 FADE_MM = 8.0
 INITIAL_ROUNDS = 4
+DSIR_SHARE = 1.0
+"""Weight of the mean squared difference of the DSIR beside that of MIND-SSC."""
 LATTICE = 2
 Tick = Callable[[float, dict[str, float]], None]
 
@@ -42,6 +44,7 @@ class Pair:
 
     Attributes:
         fixed, moving: full-resolution features ``(C, D, H, W)`` from `kernels.compact`; sides are multiples of 8.
+        fixed_dsir, moving_dsir: half-resolution features ``(C', D/2, H/2, W/2)``, if there are any.
         fixed_weight, moving_weight: ``(D, H, W)`` in [0, 1]: zero where an image shows nothing or is masked out.
         spacing_mm: of the isotropic working grid.
     """
@@ -51,10 +54,21 @@ class Pair:
     fixed_weight: Tensor
     moving_weight: Tensor
     spacing_mm: float
+    fixed_dsir: Tensor | None = None
+    moving_dsir: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.fixed.shape[1], self.fixed.shape[2], self.fixed.shape[3]
+
+    def halved(self) -> tuple[Tensor, Tensor]:
+        """All features of both images at half the resolution ``(C + C', D/2, H/2, W/2)``."""
+        return _halved(self.fixed, self.fixed_dsir), _halved(self.moving, self.moving_dsir)
+
+
+def _halved(full: Tensor, half: Tensor | None) -> Tensor:
+    pooled = pool_compact(full, 2)
+    return pooled if half is None else torch.cat((pooled, half))
 
 
 def _node_step(spacing_mm: float, control_spacing_mm: float) -> int:
@@ -149,52 +163,67 @@ def optimise(pair: Pair, velocity: Velocity, settings: Continuous, seed: int, ti
     """
     coarse, fine = settings.iterations
     turn = 0.4 * coarse / max(coarse + fine, 1)
-    weights = pair.fixed_weight, pair.moving_weight
-    pooled = pool(weights[0][None], 4)[0], pool(weights[1][None], 4)[0]
-    problem = _Problem(
-        velocity,
-        channels_last(pool_compact(pair.fixed, 4)),
-        channels_last(pool_compact(pair.moving, 4)),
-        *pooled,
-    )
-    _descend(problem, settings, coarse, seed, 1, False, lambda n, m: tick(turn * n / coarse, m))
+    full = pair.fixed_weight, pair.moving_weight
+    half, quarter = ([pool(w[None], stride)[0] for w in full] for stride in (2, 4))
+    dsir = [x for x in (pair.fixed_dsir, pair.moving_dsir) if x is not None]
+    terms = [Term(velocity, [channels_last(pool_compact(x, 4)) for x in (pair.fixed, pair.moving)], quarter)]
+    if dsir:
+        small = [channels_last(pool(x, 2)) for x in dsir]
+        terms.append(Term(velocity, small, quarter, share=DSIR_SHARE))
+    _descend(velocity, terms, settings, coarse, seed, False, lambda n, m: tick(turn * n / coarse, m))
     features = []
     for name in ("fixed", "moving"):
         features.append(channels_last(getattr(pair, name)))
         setattr(pair, name, features[-1].new_empty(0))
-    problem = _Problem(velocity, features[0], features[1], *weights)
-    _descend(problem, settings, fine, seed, LATTICE, True, lambda n, m: tick(turn + (1 - turn) * n / fine, m))
+    terms = [Term(velocity, features, full, stride=LATTICE)]
+    if dsir:
+        terms.append(Term(velocity, [channels_last(x) for x in dsir], half, share=DSIR_SHARE))
+    _descend(velocity, terms, settings, fine, seed, True, lambda n, m: tick(turn + (1 - turn) * n / fine, m))
 
 
-class _Problem:
-    """Channels-last features of one resolution and the symmetric loss on a lattice of them."""
+class Term:
+    """A part of the symmetric loss: features of one resolution, compared on every `stride`-th voxel.
+
+    Args:
+        features: of the fixed and of the moving image, channels last ``(D, H, W, C)``.
+        weights: of both, ``(D, H, W)``.
+        share: factor of this part.
+    """
 
     def __init__(
-        self, velocity: Velocity, fixed: Tensor, moving: Tensor, fixed_weight: Tensor, moving_weight: Tensor
+        self,
+        velocity: Velocity,
+        features: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        *,
+        stride: int = 1,
+        share: float = 1.0,
     ) -> None:
-        self.velocity = velocity
-        self.fixed, self.moving = fixed, moving
-        self.fixed_weight, self.moving_weight = fixed_weight.contiguous(), moving_weight.contiguous()
-        self.shape = tuple(fixed_weight.shape)
+        self.fixed, self.moving = features
+        self.fixed_weight, self.moving_weight = (w.contiguous() for w in weights)
+        self.stride, self.share = stride, share
+        self.shape = tuple(weights[0].shape)
         self.voxels_per_node = velocity.step * self.shape[0] / velocity.working_shape[0]
-        self.index = identity(self.shape, device=fixed.device)
+        self.index = identity(self.shape, device=self.fixed.device)
 
-    def loss(self, velocity: Tensor, offset: tuple[int, int, int], stride: int) -> Tensor:
-        k, j, i = (slice(o, None, stride) for o in offset)
+    def loss(self, flows: tuple[Tensor, Tensor], offset: Sequence[int]) -> Tensor:
+        """At the voxels `offset` + multiples of the stride; `flows` at the nodes lead to the moving image and back."""
+        k, j, i = (slice(o % self.stride, None, self.stride) for o in offset)
         at = self.index[:, k, j, i]
         z, y, x = (
-            (torch.arange(o, n, stride, device=at.device) + 0.5) / self.voxels_per_node - 0.5
+            (torch.arange(o % self.stride, n, self.stride, device=at.device) + 0.5) / self.voxels_per_node
+            - 0.5
             for o, n in zip(offset, self.shape, strict=True)
         )
         result = torch.zeros((), device=at.device)
-        for sign, own, other, own_weight, other_weight in (
-            (1, self.fixed, self.moving, self.fixed_weight, self.moving_weight),
-            (-1, self.moving, self.fixed, self.moving_weight, self.fixed_weight),
+        for flow, own, other, own_weight, other_weight in (
+            (flows[0], self.fixed, self.moving, self.fixed_weight, self.moving_weight),
+            (flows[1], self.moving, self.fixed, self.moving_weight, self.fixed_weight),
         ):
-            position = at + upsample_lattice(exponential(sign * velocity), (z, y, x)) * self.voxels_per_node
+            position = at + upsample_lattice(flow, (z, y, x)) * self.voxels_per_node
             features, weight = own[k, j, i].contiguous(), own_weight[k, j, i].contiguous()
             result = result + feature_difference(features, other, position, weight, other_weight)
-        return result
+        return result * self.share
 
 
 def roughness(field: Tensor) -> Tensor:
@@ -214,26 +243,27 @@ def _mean_squares(parts: list[Tensor]) -> Tensor:
 
 
 def _descend(
-    problem: _Problem,
+    velocity: Velocity,
+    terms: Sequence[Term],
     settings: Continuous,
     iterations: int,
     seed: int,
-    stride: int,
     anneal: bool,
     tick: Callable[[int, dict[str, float]], None],
 ) -> None:
-    velocity = problem.velocity
     coefficients = velocity.coefficients.detach().requires_grad_()
     velocity.coefficients = coefficients
     rate = LEARNING_RATE * (0.5 if anneal else 1.0)
     optimiser = torch.optim.Adam([coefficients], lr=rate, betas=(0.9, 0.99))
-    offsets = list(itertools.product(range(stride), repeat=3))
+    offsets = list(itertools.product(range(max(term.stride for term in terms)), repeat=3))
     random = np.random.default_rng(seed)
     for number in range(iterations):
         if number % len(offsets) == 0:
             order = random.permutation(len(offsets))
         field = velocity.at_nodes()
-        data = problem.loss(field, offsets[order[number % len(offsets)]], stride)
+        flows = exponential(field), exponential(-field)
+        parts = [term.loss(flows, offsets[order[number % len(offsets)]]) for term in terms]
+        data = torch.stack(parts).sum()
         penalty = settings.regularisation * roughness(field) + STEEP_WEIGHT * steepness(field)
         loss = DATA_WEIGHT * data + penalty
         optimiser.zero_grad()

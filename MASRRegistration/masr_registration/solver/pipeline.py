@@ -20,6 +20,7 @@ from ..errors import InputError, ResourceError, is_out_of_memory
 from ..evaluation.metrics import sdlogj
 from ..presets import Preset
 from ..representation.descriptor import Scan
+from ..representation.encoder import Encoder
 from ..representation.self_similarity import mind_ssc
 from ..transforms import affine
 from ..transforms.chain import Affine, DisplacementField, TransformChain
@@ -29,7 +30,7 @@ from ..transforms.resample import resample
 from ..transforms.velocity import one_to_one_factors, smoothed_where
 from ..volume import Geometry, Volume
 from . import convex, instance, plan
-from .kernels import compact, pool_compact
+from .kernels import compact
 from .linear import register_linear
 
 Progress = Callable[[str, float, dict[str, float]], None]
@@ -48,6 +49,7 @@ class RegistrationResult:
             working resolution, lower is better.
         warnings: sentences for a person.
         timings: seconds by stage.
+        representation, weights_sha256: what the images were compared by; no weights with MIND-SSC alone.
         foreground: ``(D, H, W)`` bool on the fixed grid, the body the metrics speak of.
         plan: what was run.
     """
@@ -59,6 +61,8 @@ class RegistrationResult:
     metrics: dict[str, float | int | bool | None] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
+    representation: str = "mind-ssc"
+    weights_sha256: str | None = None
 
 
 def register(
@@ -132,7 +136,7 @@ class _Run:
     ) -> None:
         self.fixed_volume, self.moving_volume = fixed, moving
         self.preset, self.device, self.seed, self.progress = preset, device, seed, progress
-        self.warnings: list[str] = []
+        self.encoder, self.warnings = Encoder.or_mind(preset.representation, device)
         self.timings = dict.fromkeys(("encode", *STAGES), 0.0)
         self.fields: list[DisplacementField] = []
         self.inverse_fields: list[DisplacementField] = []
@@ -229,11 +233,17 @@ class _Run:
                 scan.known_on(self.grid, matrix) for scan, matrix in ((fixed, eye), (moving, self.matrix))
             ]
             self._tick("discrete", 0.0)
-            fixed_features = compact(mind_ssc(fixed.on(self.grid, eye)))
+            fixed_mind, fixed_dsir = self._features(fixed, eye)
             self._tick("discrete", 0.05)
-            moving_features = compact(mind_ssc(moving.on(self.grid, self.matrix)))
+            moving_mind, moving_dsir = self._features(moving, self.matrix)
             self._tick("discrete", 0.1)
-            return instance.Pair(fixed_features, moving_features, weights[0], weights[1], spacing)
+            return instance.Pair(
+                fixed_mind, moving_mind, weights[0], weights[1], spacing, fixed_dsir, moving_dsir
+            )
+
+    def _features(self, scan: Scan, matrix: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        features = self.encoder.encode(scan, self.grid, matrix)
+        return compact(features.mind), features.dsir
 
     def discrete(self, pair: instance.Pair) -> instance.Velocity | None:
         """The coupled convex search, as a first velocity; None where the preset wants no deformation."""
@@ -244,8 +254,7 @@ class _Run:
         if self.preset.discrete.enabled:
             with self._timed("discrete"):
                 forward, backward = convex.search(
-                    pool_compact(pair.fixed, 2),
-                    pool_compact(pair.moving, 2),
+                    *pair.halved(),
                     pool(pair.fixed_weight[None], 2)[0],
                     pool(pair.moving_weight[None], 2)[0],
                     self.preset.discrete.reach_mm / (2 * pair.spacing_mm),
@@ -262,7 +271,7 @@ class _Run:
                 instance.optimise(
                     pair, velocity, settings, self.seed, lambda f, m: self._tick("continuous", 0.9 * f, m)
                 )
-            self._split(velocity.on_stride(2), _reduced(self.grid, 2))
+            self._split(velocity.on_stride(2), self.grid.reduced(2))
             self._tick("continuous", 1.0)
 
     def _split(self, velocity: Tensor, geometry: Geometry) -> None:
@@ -293,7 +302,7 @@ class _Run:
         """Similarity before and after, folding, inverse consistency: what the verdict rests on."""
         with self._timed("check"):
             self._tick("check", 0.0)
-            grid, eye = _reduced(self.grid, 2), np.eye(4)
+            grid, eye = self.grid.reduced(2), np.eye(4)
             fixed, moving = (scan.smoothed(grid.spacing[0]) for scan in (self.fixed, self.moving))
             region = self.fixed.region_in(grid) * self.fixed.weight_on(grid, eye)
             reference = mind_ssc(fixed.on(grid, eye))
@@ -329,6 +338,7 @@ class _Run:
             }
             self._tick("check", 1.0)
         result.timings = self.timings
+        result.representation, result.weights_sha256 = self.encoder.name, self.encoder.sha256
         return result
 
     def _moved_index(self, moving: Scan, grid: Geometry) -> Tensor:
@@ -412,17 +422,6 @@ class _Run:
         chosen = chosen[:: max(1, -(-len(chosen) // CHECK_POINTS))].double()
         matrix = torch.from_numpy(self.fixed.geometry.index_to_physical)
         return chosen @ matrix[:3, :3].T + matrix[:3, 3]
-
-
-def _reduced(grid: Geometry, stride: int) -> Geometry:
-    """The grid whose voxels are blocks of `stride` voxels of `grid`."""
-    origin = grid.index_to_physical @ [*((stride - 1) / 2,) * 3, 1]
-    return Geometry(
-        (grid.size[0] // stride, grid.size[1] // stride, grid.size[2] // stride),
-        (grid.spacing[0] * stride, grid.spacing[1] * stride, grid.spacing[2] * stride),
-        (float(origin[0]), float(origin[1]), float(origin[2])),
-        grid.direction,
-    )
 
 
 def _through(scan: Scan, chain: TransformChain, geometry: Geometry) -> Scan:

@@ -150,8 +150,8 @@ class Registration:
             "peak_device_memory_mb": provenance.peak_device_memory_mb(self.device),
             "provenance": {
                 **self._repeatable(self.result.plan),
-                "representation": "mind-ssc",
-                "weights_sha256": None,
+                "representation": self.result.representation,
+                "weights_sha256": self.result.weights_sha256,
                 **self.inputs.described,
                 "date": provenance.now(),
             },

@@ -1,0 +1,142 @@
+"""The encoder weights that ship: their list with hashes, and loading that trusts nothing else.
+
+``data/models/models.json`` names every model with its file, sha256 and the shape of its network. A file is read once,
+its bytes are hashed, and only bytes of the right hash are decoded (safetensors: numbers, no code). Importable without
+torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import ResourceError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FORMAT_VERSION = 1
+INDEX = "models.json"
+Kind = Literal["masr", "masr-faithful"]
+State = Literal["ok", "missing", "damaged"]
+
+
+class WeightsError(ResourceError):
+    """Weights that are not there or not what they should be."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One entry of the list.
+
+    Attributes:
+        file, sha256: base name of the safetensors file and the hash of its bytes.
+        kind: "masr" is `MasrNet`, "masr-faithful" `FaithfulMasrNet`.
+        options: the network's arguments.
+        card: base name of the model card.
+    """
+
+    name: str
+    file: str
+    sha256: str
+    kind: Kind
+    description: str
+    options: dict[str, Any] = field(default_factory=dict)
+    card: str | None = None
+
+    def read(self, folder: Any = None) -> bytes:
+        """The file's bytes. Raises `WeightsError` unless they have the right hash."""
+        try:
+            content: bytes = _folder(folder).joinpath(self.file).read_bytes()
+        except OSError as error:
+            raise WeightsError(f'The weights "{self.name}" are missing ({self.file}).') from error
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise WeightsError(
+                f'The weights "{self.name}" are damaged: {self.file} does not have the expected sha256.'
+            )
+        return content
+
+    def state(self, folder: Any = None) -> State:
+        """Whether the file is there and has the right hash."""
+        if not _folder(folder).joinpath(self.file).is_file():
+            return "missing"
+        try:
+            self.read(folder)
+        except WeightsError:
+            return "damaged"
+        return "ok"
+
+
+def shipped(folder: Any = None) -> dict[str, Model]:
+    """The models by name; empty where none ship. Raises `WeightsError` when the list cannot be read."""
+    index = _folder(folder).joinpath(INDEX)
+    if not index.is_file():
+        return {}
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        if content["masr_models"] != FORMAT_VERSION:
+            raise ValueError(content["masr_models"])
+        known = {item.name for item in fields(Model)} - {"name"}
+        return {
+            name: Model(name=name, **{key: entry[key] for key in known & set(entry)})
+            for name, entry in content["models"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"The list of the weights ({INDEX}) cannot be read.") from error
+
+
+def load(name: str, folder: Any = None) -> tuple[nn.Module, Model]:
+    """The network `name` with its weights in float32, frozen, on the CPU.
+
+    Raises `WeightsError`: not in the list, missing, damaged, of another network, or safetensors is not installed.
+    """
+    models = shipped(folder)
+    if name not in models:
+        raise WeightsError(f'The weights "{name}" do not come with this installation.')
+    model = models[name]
+    content = model.read(folder)
+    try:
+        from safetensors.torch import load as decode
+    except ImportError as error:
+        raise WeightsError(
+            f'The weights "{name}" cannot be read: the Python package safetensors is not installed.'
+        ) from error
+    try:
+        network = build(model.kind, model.options)
+        network.load_state_dict(decode(content))
+    except Exception as error:
+        raise WeightsError(f'The weights "{name}" do not fit their network.') from error
+    return network.eval().requires_grad_(False), model
+
+
+def build(kind: Kind, options: Mapping[str, Any]) -> nn.Module:
+    """An untrained network of this kind."""
+    from .masr_net import FaithfulMasrNet, MasrNet
+
+    return FaithfulMasrNet(**options) if kind == "masr-faithful" else MasrNet(**options)
+
+
+def save(network: nn.Module, model: Model, folder: Path) -> Model:
+    """Write weights as fp16 and enter them into the list in `folder`; the sha256 of `model` is filled in."""
+    from safetensors.torch import save as encode
+
+    content = encode({key: value.half().contiguous().cpu() for key, value in network.state_dict().items()})
+    entered = Model(**{**asdict(model), "sha256": hashlib.sha256(content).hexdigest()})
+    (folder / model.file).write_bytes(content)
+    entries = {**shipped(folder), model.name: entered}
+    table = {
+        name: {key: value for key, value in asdict(entry).items() if key != "name"}
+        for name, entry in sorted(entries.items())
+    }
+    text = json.dumps({"masr_models": FORMAT_VERSION, "models": table}, indent=2) + "\n"
+    (folder / INDEX).write_text(text, encoding="utf-8")
+    return entered
+
+
+def _folder(folder: Any) -> Any:
+    return files("masr_registration").joinpath("data", "models") if folder is None else folder

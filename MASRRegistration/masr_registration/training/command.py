@@ -1,0 +1,165 @@
+"""The command line ``masr train``. Importable without torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..errors import InputError, MasrError
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
+    from .pairs import Pair
+
+ENDLESS = 10**9
+train = typer.Typer(
+    help="Train the encoder on procedural anatomy and on your own images.", no_args_is_help=True
+)
+
+LabelMaps = Annotated[
+    Path | None, typer.Option(help="Folder of whole-head label maps at 1 mm with FreeSurfer's numbers.")
+]
+Maps = Annotated[int, typer.Option(help="How many procedural label maps to make (once).", min=0)]
+Size = Annotated[int, typer.Option(help="Side of the views in voxels, a multiple of 16.", min=32)]
+
+
+@train.callback()
+def _train() -> None:
+    pass
+
+
+@train.command()
+def encoder(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the run; a checkpoint there is resumed.")
+    ],
+    label_maps: LabelMaps = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of your own unlabelled volumes (MASR mode).")
+    ] = None,
+    image_share: Annotated[
+        float, typer.Option(help="Share of the pairs from your images; 1 for them alone.", min=0, max=1)
+    ] = 0.5,
+    spacing: Annotated[float, typer.Option(help="To which your images are resampled, in mm.", min=0.1)] = 1.0,
+    steps: Annotated[int, typer.Option(help="Of the whole run.", min=1)] = 20_000,
+    maps: Maps = 300,
+    size: Size = 64,
+    width: Annotated[int, typer.Option(help="Channels of the network at half resolution.", min=1)] = 16,
+    similarity: Annotated[
+        str, typer.Option(help="Self-similarity of the features: dilated, direct or none.")
+    ] = "dilated",
+    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    workers: Annotated[int, typer.Option(help="Processes that make pairs ahead.", min=0)] = 1,
+    threads: Annotated[int, typer.Option(help="CPU threads of the trainer.", min=1)] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of weights, pairs and places.")] = 0,
+) -> None:
+    """Train MASR-Net; writes checkpoint.pt, log.csv and masr.safetensors. Under torchrun, one process per GPU.
+
+    Two CPU cores overnight: --steps 60000. One GPU, half an hour: --size 96 --steps 15000 --workers 8.
+    """
+    with _errors_in_one_sentence():
+        import torch
+
+        from .train_encoder import Recipe, Trainer, distributed_device, train, write_weights
+
+        radii = {"dilated": (1, 2), "direct": (1,), "none": ()}.get(similarity)
+        if radii is None:
+            raise InputError(f'There is no self-similarity "{similarity}". There are: dilated, direct, none.')
+        if size % 16:
+            raise InputError(f"The size of the views must be a multiple of 16, not {size}.")
+        torch.set_num_threads(threads)
+        recipe = Recipe(steps=steps, width=width, radii=radii, seed=seed, rate=rate)
+        trainer = Trainer(recipe, distributed_device(device))
+        pairs = _pairs(output, label_maps, images, image_share, spacing, maps, size, seed)
+        with _bar(steps) as show:
+            train(trainer, pairs, output, workers=workers, progress=show)
+        write_weights(trainer, output / "masr.safetensors")
+        print(f"Weights: {output / 'masr.safetensors'}")
+
+
+@train.command()
+def sheet(
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG file.")],
+    label_maps: LabelMaps = None,
+    maps: Maps = 40,
+    size: Size = 64,
+    count: Annotated[int, typer.Option(help="How many pairs.", min=1)] = 36,
+    seed: Annotated[int, typer.Option(help="Of the pairs.")] = 0,
+) -> None:
+    """Draw pairs that the training sees, to look at."""
+    with _errors_in_one_sentence():
+        from matplotlib.figure import Figure
+
+        pairs = _pairs(output.parent, label_maps, None, 0.0, 1.0, maps, size, seed)
+        rows = -(-count // 6)
+        figure = Figure(figsize=(18, 1.6 * rows))
+        axes = figure.subplots(rows, 12, squeeze=False)
+        for number in range(count):
+            images = pairs[number].images[:, 0, size // 2]
+            for view in range(2):
+                axis = axes[number // 6, 2 * (number % 6) + view]
+                axis.imshow(images[view], cmap="gray", vmin=0, vmax=1)
+        for axis in axes.flat:
+            axis.axis("off")
+        figure.savefig(output, dpi=70, bbox_inches="tight")
+
+
+def _pairs(
+    folder: Path,
+    label_maps: Path | None,
+    images: Path | None,
+    image_share: float,
+    spacing: float,
+    maps: int,
+    size: int,
+    seed: int,
+) -> Dataset[Pair]:
+    from .images import ImagePairs, read_folder
+    from .pairs import Anatomies, ProceduralPairs
+
+    if images is None:
+        if maps == 0 and label_maps is None:
+            raise InputError("There is nothing to train on: give --maps, --label-maps or --images.")
+        return ProceduralPairs(Anatomies.prepare(folder, maps, brains=label_maps), size, seed, ENDLESS)
+    own = read_folder(images, spacing)
+    if image_share == 1.0:
+        return ImagePairs(own, size, seed, ENDLESS)
+    others = ProceduralPairs(Anatomies.prepare(folder, maps, brains=label_maps), size, seed, ENDLESS)
+    return ImagePairs(own, size, seed, ENDLESS, others, image_share)
+
+
+@contextmanager
+def _bar(steps: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """Progress with the time left and a smoothed loss on stderr, if that is a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("step {task.completed}/{task.total}"), BarColumn(), TimeRemainingColumn())
+    loss = None
+    with Progress(
+        *columns, TextColumn("loss {task.fields[loss]}"), console=console, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task("", total=steps, loss="")
+
+        def show(step: int, values: dict[str, float]) -> None:
+            nonlocal loss
+            loss = values["loss"] if loss is None else 0.98 * loss + 0.02 * values["loss"]
+            progress.update(task, completed=step, loss=f"{loss:.3f}")
+
+        yield show
+
+
+@contextmanager
+def _errors_in_one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except MasrError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(error.exit_code) from error
