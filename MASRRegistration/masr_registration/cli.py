@@ -108,10 +108,8 @@ def register(
             "labels": labels,
             "landmarks": landmarks,
         }
-        whole = presets.load(preset)
-        if representation is not None:
-            whole = whole.with_representation(representation)
-        options = {"device": device, "threads": threads, "seed": seed, "preset": json.loads(whole.to_json())}
+        whole = _preset(preset, representation)
+        options = {"device": device, "threads": threads, "seed": seed, "preset": whole}
         if replay is not None:
             options = _recorded(replay)
         outcome = _run(messages.request_from({**_absolute(fields), **options, "plan_only": plan}))
@@ -216,8 +214,16 @@ def _absolute(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _request(fields: dict[str, Any], preset: str) -> messages.Request:
-    whole = json.loads(presets.load(preset).to_json())
-    return messages.request_from({**fields, "preset": whole})
+    return messages.request_from({**fields, "preset": _preset(preset)})
+
+
+def _preset(name: str, representation: str | None = None) -> dict[str, Any]:
+    """The preset as a request carries it, with another representation if wanted."""
+    preset = presets.load(name)
+    if representation is not None:
+        preset = preset.with_representation(representation)
+    whole: dict[str, Any] = json.loads(preset.to_json())
+    return whole
 
 
 def _recorded(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -122,16 +122,11 @@ def build(kind: Kind, options: Mapping[str, Any]) -> nn.Module:
 
 
 def save(network: nn.Module, model: Model, folder: Path) -> Model:
-    """`enter` a network's weights as fp16."""
+    """Write weights as fp16 and enter them into the list in `folder`; the sha256 of `model` is filled in."""
     from safetensors.torch import save as encode
 
-    weights = {key: value.half().contiguous().cpu() for key, value in network.state_dict().items()}
-    return enter(encode(weights), model, folder)
-
-
-def enter(content: bytes, model: Model, folder: Path) -> Model:
-    """Write a safetensors file and its entry in the list in `folder`; returns `model` with its sha256."""
-    entered = replace(model, sha256=hashlib.sha256(content).hexdigest())
+    content = encode({key: value.half().contiguous().cpu() for key, value in network.state_dict().items()})
+    entered = Model(**{**asdict(model), "sha256": hashlib.sha256(content).hexdigest()})
     (folder / model.file).write_bytes(content)
     entries = {**shipped(folder), model.name: entered}
     table = {

@@ -57,16 +57,18 @@ class Pair:
     fixed_dsir: Tensor | None = None
     moving_dsir: Tensor | None = None
 
-    def pooled(self) -> tuple[Tensor, Tensor]:
-        """All channels of both images at half the resolution, MIND-SSC first: ``(C + C', D/2, H/2, W/2)``."""
-        fixed, moving = pool_compact(self.fixed, 2), pool_compact(self.moving, 2)
-        if self.fixed_dsir is None or self.moving_dsir is None:
-            return fixed, moving
-        return torch.cat((fixed, self.fixed_dsir)), torch.cat((moving, self.moving_dsir))
-
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.fixed.shape[1], self.fixed.shape[2], self.fixed.shape[3]
+
+    def halved(self) -> tuple[Tensor, Tensor]:
+        """All features of both images at half the resolution ``(C + C', D/2, H/2, W/2)``."""
+        return _halved(self.fixed, self.fixed_dsir), _halved(self.moving, self.moving_dsir)
+
+
+def _halved(full: Tensor, half: Tensor | None) -> Tensor:
+    pooled = pool_compact(full, 2)
+    return pooled if half is None else torch.cat((pooled, half))
 
 
 def _node_step(spacing_mm: float, control_spacing_mm: float) -> int:
@@ -162,12 +164,12 @@ def optimise(pair: Pair, velocity: Velocity, settings: Continuous, seed: int, ti
     coarse, fine = settings.iterations
     turn = 0.4 * coarse / max(coarse + fine, 1)
     full = pair.fixed_weight, pair.moving_weight
-    quarter = [pool(w[None], 4)[0] for w in full]
+    half, quarter = ([pool(w[None], stride)[0] for w in full] for stride in (2, 4))
     dsir = [x for x in (pair.fixed_dsir, pair.moving_dsir) if x is not None]
-    coarse_features = [channels_last(pool_compact(x, 4)) for x in (pair.fixed, pair.moving)]
-    terms = [Term(velocity, coarse_features, quarter)]
+    terms = [Term(velocity, [channels_last(pool_compact(x, 4)) for x in (pair.fixed, pair.moving)], quarter)]
     if dsir:
-        terms.append(Term(velocity, [channels_last(pool(x, 2)) for x in dsir], quarter, share=DSIR_SHARE))
+        small = [channels_last(pool(x, 2)) for x in dsir]
+        terms.append(Term(velocity, small, quarter, share=DSIR_SHARE))
     _descend(velocity, terms, settings, coarse, seed, False, lambda n, m: tick(turn * n / coarse, m))
     features = []
     for name in ("fixed", "moving"):
@@ -175,7 +177,6 @@ def optimise(pair: Pair, velocity: Velocity, settings: Continuous, seed: int, ti
         setattr(pair, name, features[-1].new_empty(0))
     terms = [Term(velocity, features, full, stride=LATTICE)]
     if dsir:
-        half = [pool(w[None], 2)[0] for w in full]
         terms.append(Term(velocity, [channels_last(x) for x in dsir], half, share=DSIR_SHARE))
     _descend(velocity, terms, settings, fine, seed, True, lambda n, m: tick(turn + (1 - turn) * n / fine, m))
 
@@ -261,7 +262,8 @@ def _descend(
             order = random.permutation(len(offsets))
         field = velocity.at_nodes()
         flows = exponential(field), exponential(-field)
-        data = torch.stack([term.loss(flows, offsets[order[number % len(offsets)]]) for term in terms]).sum()
+        parts = [term.loss(flows, offsets[order[number % len(offsets)]]) for term in terms]
+        data = torch.stack(parts).sum()
         penalty = settings.regularisation * roughness(field) + STEEP_WEIGHT * steepness(field)
         loss = DATA_WEIGHT * data + penalty
         optimiser.zero_grad()

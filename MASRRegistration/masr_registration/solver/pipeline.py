@@ -30,7 +30,7 @@ from ..transforms.resample import resample
 from ..transforms.velocity import one_to_one_factors, smoothed_where
 from ..volume import Geometry, Volume
 from . import convex, instance, plan
-from .kernels import FEATURE_UNIT, compact
+from .kernels import compact
 from .linear import register_linear
 
 Progress = Callable[[str, float, dict[str, float]], None]
@@ -45,7 +45,8 @@ class RegistrationResult:
 
     Attributes:
         transform, inverse: chains in LPS mm, fixed -> moving and back.
-        metrics: numbers for result.json; similarities are mean squared MIND-SSC differences, lower is better.
+        metrics: numbers for result.json; similarities are mean squared MIND-SSC differences on half the
+            working resolution, lower is better.
         warnings: sentences for a person.
         timings: seconds by stage.
         representation, weights_sha256: what the images were compared by; no weights with MIND-SSC alone.
@@ -232,21 +233,17 @@ class _Run:
                 scan.known_on(self.grid, matrix) for scan, matrix in ((fixed, eye), (moving, self.matrix))
             ]
             self._tick("discrete", 0.0)
-            fixed_features = self.encoder.encode(fixed, self.grid, eye)
-            fixed_mind = compact(fixed_features.mind)
+            fixed_mind, fixed_dsir = self._features(fixed, eye)
             self._tick("discrete", 0.05)
-            moving_features = self.encoder.encode(moving, self.grid, self.matrix)
-            moving_mind = compact(moving_features.mind)
+            moving_mind, moving_dsir = self._features(moving, self.matrix)
             self._tick("discrete", 0.1)
             return instance.Pair(
-                fixed_mind,
-                moving_mind,
-                weights[0],
-                weights[1],
-                spacing,
-                fixed_features.dsir,
-                moving_features.dsir,
+                fixed_mind, moving_mind, weights[0], weights[1], spacing, fixed_dsir, moving_dsir
             )
+
+    def _features(self, scan: Scan, matrix: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        features = self.encoder.encode(scan, self.grid, matrix)
+        return compact(features.mind), features.dsir
 
     def discrete(self, pair: instance.Pair) -> instance.Velocity | None:
         """The coupled convex search, as a first velocity; None where the preset wants no deformation."""
@@ -257,7 +254,7 @@ class _Run:
         if self.preset.discrete.enabled:
             with self._timed("discrete"):
                 forward, backward = convex.search(
-                    *pair.pooled(),
+                    *pair.halved(),
                     pool(pair.fixed_weight[None], 2)[0],
                     pool(pair.moving_weight[None], 2)[0],
                     self.preset.discrete.reach_mm / (2 * pair.spacing_mm),
@@ -305,26 +302,22 @@ class _Run:
         """Similarity before and after, folding, inverse consistency: what the verdict rests on."""
         with self._timed("check"):
             self._tick("check", 0.0)
-            fixed, moving = (scan.smoothed(self.grid.spacing[0]) for scan in (self.fixed, self.moving))
-            eye = np.eye(4)
-            region = self.fixed.region_in(self.grid) * self.fixed.weight_on(self.grid, eye)
-            reference = compact(mind_ssc(fixed.on(self.grid, eye)))
+            grid, eye = self.grid.reduced(2), np.eye(4)
+            fixed, moving = (scan.smoothed(grid.spacing[0]) for scan in (self.fixed, self.moving))
+            region = self.fixed.region_in(grid) * self.fixed.weight_on(grid, eye)
+            reference = mind_ssc(fixed.on(grid, eye))
 
             def dissimilarity(index: Tensor) -> float:
                 image, known = moving.at(index)
-                del index
-                difference = torch.zeros_like(image)
-                for own, other in zip(reference, mind_ssc(image), strict=True):
-                    difference += (own * FEATURE_UNIT - other).square_()
+                difference = (reference - mind_ssc(image)).square_().mean(dim=0)
                 seen = region * known
-                mean = (difference * seen).sum() / (len(reference) * seen.sum())
-                return float(mean) if seen.any() else float("nan")
+                return float((difference * seen).sum() / seen.sum()) if seen.any() else float("nan")
 
-            before = dissimilarity(moving.index(self.grid, self.start))
-            after_linear = after = dissimilarity(moving.index(self.grid, self.matrix))
+            before = dissimilarity(moving.index(grid, self.start))
+            after_linear = after = dissimilarity(moving.index(grid, self.matrix))
             self._tick("check", 0.3)
             if self.fields:
-                after = dissimilarity(self._moved_index(moving))
+                after = dissimilarity(self._moved_index(moving, grid))
             if self.fields and not after < after_linear:
                 self.warnings.append("The deformable part did not improve the match and was left out.")
                 self.fields, self.inverse_fields, after = [], [], after_linear
@@ -348,16 +341,14 @@ class _Run:
         result.representation, result.weights_sha256 = self.encoder.name, self.encoder.sha256
         return result
 
-    def _moved_index(self, moving: Scan) -> Tensor:
-        """Where the working grid's points lie in `moving` ``(3, D, H, W)`` by the dense transform, linear beyond it."""
+    def _moved_index(self, moving: Scan, grid: Geometry) -> Tensor:
+        """Where the points of `grid` lie in `moving` ``(3, D, H, W)`` by the dense transform, linear beyond it."""
         linear = TransformChain((Affine(self.matrix),)).dense(self.fixed.geometry)
         bent = (self.dense - linear).to(self.device)
-        displacement = sample(bent, self.fixed.index(self.grid, np.eye(4))).reshape(3, -1)
+        displacement = sample(bent, self.fixed.index(grid, np.eye(4)))
         to_index = torch.tensor(moving.geometry.physical_to_index[:3, :3], dtype=torch.float32)
-        index = moving.index(self.grid, self.matrix)
-        for axis, row in enumerate(to_index.to(self.device)):
-            index[axis] += (row @ displacement).reshape(index.shape[1:])
-        return index
+        bent_index = torch.einsum("ab,bdhw->adhw", to_index.to(self.device), displacement)
+        return moving.index(grid, self.matrix) + bent_index
 
     def _native_foreground(self) -> np.ndarray:
         return np.asarray(self.fixed.region.cpu().numpy())

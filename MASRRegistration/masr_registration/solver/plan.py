@@ -28,7 +28,7 @@ LADDER = (1.0, 1.25, 1.6, 2.0, 2.5, 3.2)
 """Working spacings, as multiples of the one that suits images and preset."""
 USABLE = 0.9
 """Share of the free memory that a plan may count on."""
-BASE_MB = 600.0
+BASE_MB = 700.0
 IMAGE_BYTES = 24.0
 WORKING_BYTES = 120.0
 """Peak host memory: libraries and compiled code, and bytes per voxel of both images and of the working grid."""

@@ -181,7 +181,7 @@ def blur(image: Tensor, sigmas: list[float]) -> Tensor:
         weights = weights / weights.sum()
         rows = image.movedim(axis, -1)
         padded = functional.pad(rows[None], (radius, radius, 0, 0), mode="replicate")[0]
-        rows = sum(w * padded.narrow(-1, i, rows.shape[-1]) for i, w in enumerate(weights))  # type: ignore[assignment]
+        rows = sum(w * padded.narrow(-1, i, rows.shape[-1]) for i, w in enumerate(weights))
         image = rows.movedim(-1, axis)
     return image
 

@@ -26,8 +26,8 @@ CELL = 2
 """Voxels per cell: the stride of the features that the pair teaches."""
 BRAIN_SHARE = 0.5
 SHIFT = 0.375
-"""Largest shift between the views along an axis, as a share of their size: beyond the candidates that the losses compare,
-or a code for the place in the grid would answer most of them."""
+"""Largest shift between the views along an axis, as a share of their size: beyond the candidates that the losses
+compare, or a code for the place in the grid would answer most of them."""
 _RIGHT = (41, 42, 43, 44, 46, 47, 49, 50, 51, 52, 53, 54, 57, 58, 60, 62, 137, 164)
 _LEFT = (2, 3, 4, 5, 7, 8, 10, 11, 12, 13, 17, 18, 25, 26, 28, 30, 136, 163)
 _OUTSIDE_BRAIN = 200

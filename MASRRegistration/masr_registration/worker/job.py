@@ -79,7 +79,12 @@ def check_paths(request: Request) -> None:
 
 
 def _limit_threads(threads: int | None) -> None:
-    """Before the libraries are loaded; `Registration` tells those that can be told later."""
+    """Before the libraries are loaded; `Registration` tells those that can be told later.
+
+    Threads that wait sleep instead of spinning: where other programs want the cores too, spinning made a job of 20 s
+    take minutes.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if threads is not None:
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
             os.environ[variable] = str(threads)
