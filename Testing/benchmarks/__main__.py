@@ -8,10 +8,17 @@ import os
 import sys
 from pathlib import Path
 
-from . import cases, methods, table
+from . import cases, methods, plot, table
 from .runner import OWN_CHECKOUT, Runner
 
-DEFAULT_METHODS = ["identity", "masr", "convexadam", "ants-syn", "elastix-bspline"]
+DEFAULT_METHODS = [
+    "identity",
+    "masr",
+    "masr-command",
+    "convexadam*",
+    "ants-syn",
+    "elastix-*",
+]
 
 
 def main() -> int:
@@ -44,6 +51,7 @@ def write(results: list[table.Result], output: Path) -> str:
     text = table.text(results)
     (output / "table.txt").write_text(text, encoding="utf-8")
     data = {"summary": table.summary(results), "results": results}
+    plot.write(results, output / "table.png")
     (output / "table.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
     return text
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 from masr_registration.demo import largest_slope
+from masr_registration.volume import Geometry
 
 CONTROL_SPACING_MM = 45.0
 STEP_SLOPE = 0.8
@@ -107,6 +108,93 @@ def padded(image: sitk.Image, points: np.ndarray, margin_mm: float) -> sitk.Imag
     below = np.maximum(0, np.ceil(margin - index.min(axis=0))).astype(int)
     above = np.maximum(0, np.ceil(index.max(axis=0) + margin - image.GetSize() + 1)).astype(int)
     return sitk.ConstantPad(image, below.tolist(), above.tolist(), 0.0)
+
+
+@dataclass(frozen=True)
+class Breathing:
+    """A map that slides the inside of the body along the patient's axis (LPS z); the wall stays.
+
+    ``z -> z + shift(x, y, z)``, the shift an elliptic cylinder in (x, y), 0 to 1 over `edge_mm`, times a sine arch in
+    z. A shear along z with a slope under 1 in z alone is one-to-one however sharp its edge is.
+
+    Attributes:
+        centre, radii: ``(3,)`` LPS mm, of the box around the inside.
+        peak_mm: the largest shift.
+    """
+
+    centre: np.ndarray
+    radii: np.ndarray
+    peak_mm: float
+    edge_mm: float = 4.0
+
+    @classmethod
+    def inside(cls, patient: np.ndarray, wall_mm: float, peak_mm: float) -> Breathing:
+        """Within the box around the points `patient` ``(N, 3)``, less a wall around it."""
+        low, high = np.percentile(patient, 1, axis=0), np.percentile(patient, 99, axis=0)
+        radii = (high - low) / 2 - [wall_mm, wall_mm, 0.0]
+        return cls((low + high) / 2, radii, peak_mm)
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        moved = points.copy()
+        moved[..., 2] += self._shift(points)
+        return moved
+
+    def inverse(self, points: np.ndarray) -> np.ndarray:
+        """The points that this map takes to `points`."""
+        guess = points.copy()
+        for _ in range(INVERSE_ITERATIONS):
+            guess[..., 2] = points[..., 2] - self._shift(guess)
+        return guess
+
+    def field(self, geometry: Geometry) -> sitk.DisplacementFieldTransform:
+        """The map at the voxels of a grid."""
+        k, j, i = np.indices(geometry.shape)
+        matrix = geometry.index_to_physical
+        points = np.stack([i, j, k], axis=-1) @ matrix[:3, :3].T + matrix[:3, 3]
+        shift = np.zeros_like(points)
+        shift[..., 2] = self._shift(points)
+        return sitk.DisplacementFieldTransform(geometry.stamp(sitk.GetImageFromArray(shift, isVector=True)))
+
+    def _shift(self, points: np.ndarray) -> np.ndarray:
+        x, y, z = np.moveaxis((points - self.centre) / self.radii, -1, 0)
+        depth = (1 - np.hypot(x, y)) * self.radii[:2].min()
+        arch = np.where(np.abs(z) < 1, np.cos(0.5 * np.pi * z), 0.0)
+        return self.peak_mm * np.clip(depth / self.edge_mm, 0, 1) * arch
+
+
+def random_field(geometry: Geometry, scale_mm: float, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian noise ``(D, H, W)`` smoothed with sigma `scale_mm`, mean 0 and standard deviation 1."""
+    noise = geometry.stamp(sitk.GetImageFromArray(rng.normal(size=geometry.shape).astype(np.float32)))
+    smooth = sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(noise, scale_mm))
+    field: np.ndarray = (smooth - smooth.mean()) / smooth.std()
+    return field
+
+
+def body(dense: np.ndarray) -> np.ndarray:
+    """The largest piece of a mask ``(D, H, W)``, its holes filled slice by slice."""
+    pieces = sitk.RelabelComponent(sitk.ConnectedComponent(sitk.GetImageFromArray(dense.astype(np.uint8))))
+    largest = sitk.Cast(pieces == 1, sitk.sitkUInt8)
+    slices = [sitk.BinaryFillhole(largest[:, :, k]) for k in range(largest.GetSize()[2])]
+    filled: np.ndarray = sitk.GetArrayFromImage(sitk.JoinSeries(slices)) > 0
+    return filled
+
+
+def moved_header(image: sitk.Image, rigid: sitk.Transform) -> sitk.Image:
+    """The same voxels where a rigid motion of the patient puts them."""
+    origin = np.array(rigid.TransformPoint(image.GetOrigin()))
+    axes = np.reshape(image.GetDirection(), (3, 3))
+    turned = [rigid.TransformVector(axis.tolist(), image.GetOrigin()) for axis in axes.T]
+    moved = sitk.Image(image)
+    moved.SetOrigin(origin.tolist())
+    moved.SetDirection(np.transpose(turned).ravel().tolist())
+    return moved
+
+
+def regridded(image: sitk.Image, spacing_mm: float, interpolator: int, outside: float) -> sitk.Image:
+    """`image` on cubic voxels over the same box."""
+    grid = Geometry.of(image).resized((spacing_mm,) * 3)
+    like = grid.stamp(sitk.Image(grid.size, sitk.sitkUInt8))
+    return sitk.Resample(image, like, sitk.Transform(), interpolator, outside, sitk.sitkFloat32)
 
 
 def apply_transform(transform: sitk.Transform, points: np.ndarray) -> np.ndarray:

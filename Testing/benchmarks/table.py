@@ -1,4 +1,4 @@
-"""The table: means over each family of cases, then every case, as text and as data."""
+"""The table: means over each family of cases, every case, growth with size and time by stage, as text and as data."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 Result = dict[str, Any]
 PEER = "convexadam"
+SCALING = "scaling"
 
 
 def _score(name: str) -> Callable[[Result], float | None]:
@@ -79,9 +82,9 @@ def summary(results: Sequence[Result]) -> list[dict[str, Any]]:
     """A row for each family and method: means (largest for folds and the worst inverse, geometric for ratios)."""
     done = [result for result in results if "error" not in result]
     rows = []
-    for family, method in dict.fromkeys((_family(r), r["method"]) for r in results):
-        mine = [r for r in done if _family(r) == family and r["method"] == method]
-        failed = sum(_family(r) == family and r["method"] == method for r in results) - len(mine)
+    for family, method in dict.fromkeys((family_of(r), r["method"]) for r in results):
+        mine = [r for r in done if family_of(r) == family and r["method"] == method]
+        failed = sum(family_of(r) == family and r["method"] == method for r in results) - len(mine)
         details = [row(r, done) for r in mine]
         columns = {name: _pool(name, [d[name] for d in details]) for name in (*COLUMNS, *RATIOS)}
         rows.append({"family": family, "method": method, "cases": len(mine), "failed": failed, **columns})
@@ -107,13 +110,46 @@ def text(results: Sequence[Result]) -> str:
     parts.append(
         _lines(heads, [[r["case"], r["method"], r["checkout"] or "", *_cells(row(r, done))] for r in done])
     )
+    if grown := scaling(results):
+        parts += ["", "Scaling: the exponent of growth with the number of voxels", "", _lines(*grown)]
+    parts += ["", "Where the time of masr goes: mean seconds of each stage", "", _lines(*profile(results))]
     errors = [f"{r['case']}  {r['method']}: {r['error']}" for r in results if "error" in r]
     if errors:
         parts += ["", "Failed", "", *errors]
     return "\n".join(parts) + "\n"
 
 
-def _family(result: Result) -> str:
+Lines = tuple[list[str], list[list[str]]]
+
+
+def scaling(results: Sequence[Result]) -> Lines | None:
+    """Slopes of wall, CPU seconds and memory against voxels, both logarithmic, for each method with two sizes."""
+    sized = [r for r in results if "error" not in r and family_of(r) == SCALING]
+    keys = ("wall_s", "cpu_s", "peak_mb")
+    rows = []
+    for method in dict.fromkeys(r["method"] for r in sized):
+        solves = [r["solve"] for r in sized if r["method"] == method]
+        sizes = np.log([solve["voxels"] for solve in solves])
+        if len(set(sizes)) < 2 or any(not solve[key] for solve in solves for key in keys):
+            continue
+        slopes = [np.polyfit(sizes, np.log([solve[key] for solve in solves]), 1)[0] for key in keys]
+        rows.append([method, str(len(solves)), *(f"{slope:.2f}" for slope in slopes)])
+    return (["method", "sizes", "wall", "CPU", "memory"], rows) if rows else None
+
+
+def profile(results: Sequence[Result]) -> Lines:
+    """Mean seconds of each stage over the cases of a family, for every method that tells its stages."""
+    told = [r for r in results if "error" not in r and r["solve"]["timings"]]
+    stages = list(dict.fromkeys(stage for r in told for stage in r["solve"]["timings"]))
+    rows = []
+    for family, method in dict.fromkeys((family_of(r), r["method"]) for r in told):
+        timings = [r["solve"]["timings"] for r in told if family_of(r) == family and r["method"] == method]
+        means = [np.mean([t.get(stage, 0.0) for t in timings]) for stage in stages]
+        rows.append([family, method, *(f"{mean:.2f}" for mean in means)])
+    return ["family", "method", *stages], rows
+
+
+def family_of(result: Result) -> str:
     return str(result["case"]).split("/")[0]
 
 

@@ -33,9 +33,10 @@ class Case:
 
 
 def all_cases() -> list[Case]:
-    from . import known_warps, neonates
+    from . import known_warps, linear, liver_phases, mr_ct, neonates, scaling
 
-    return [*neonates.cases(), *known_warps.cases()]
+    families = (neonates, known_warps, linear, liver_phases, mr_ct, scaling)
+    return [case for family in families for case in family.cases()]
 
 
 def select(patterns: Iterable[str]) -> list[Case]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import SimpleITK as sitk
-from masr_registration.volume import Volume
+from masr_registration.volume import Geometry, Volume
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,32 @@ _WHERE = {
     "convexadam": "convexadam:ConvexAdam",
     "convexadam-after-masr-linear": "prealigned:ConvexAdamAfterLinear",
     "ants-syn": "ants_syn:AntsSyn",
+    "ants-syn-cc": "ants_syn:AntsSynCC",
     "elastix-rigid": "elastix:Rigid",
     "elastix-affine": "elastix:Affine",
     "elastix-bspline": "elastix:BSpline",
 }
 NAMES = tuple(_WHERE)
+
+
+def dense(transform: sitk.Transform, geometry: Geometry) -> np.ndarray:
+    """Displacements ``(3, D, H, W)`` float32, LPS mm, of a transform at the voxels of a grid."""
+    field = sitk.TransformToDisplacementField(
+        transform,
+        sitk.sitkVectorFloat32,
+        geometry.size,
+        geometry.origin,
+        geometry.spacing,
+        geometry.direction,
+    )
+    return np.ascontiguousarray(np.moveaxis(sitk.GetArrayViewFromImage(field), -1, 0))
+
+
+def voxels_to_lps_mm(found: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Voxel displacements ``(D, H, W, 3)``, component a along array axis a, as ``(3, D, H, W)`` float32 LPS mm."""
+    axes = geometry.index_to_physical[:3, :3]
+    displacement: np.ndarray = np.einsum("ab,dhwb->adhw", axes, found[..., ::-1]).astype(np.float32)
+    return displacement
 
 
 def select(patterns: Iterable[str]) -> list[str]:

@@ -12,13 +12,12 @@ import os
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 import SimpleITK as sitk
 import torch
 from convexAdam.convex_adam_MIND import convex_adam_pt
 from masr_registration.volume import Volume
 
-from . import Outcome
+from . import Outcome, voxels_to_lps_mm
 
 
 class ConvexAdam:
@@ -54,11 +53,4 @@ class ConvexAdam:
                 dtype=torch.float32,
                 device=torch.device("cpu"),
             )
-        return Outcome(lambda: to_lps_mm(found, fixed))
-
-
-def to_lps_mm(found: np.ndarray, fixed: Volume) -> np.ndarray:
-    """Voxel displacements ``(D, H, W, 3)``, components along the array's axes, as ``(3, D, H, W)`` LPS mm."""
-    axes = fixed.geometry.index_to_physical[:3, :3]
-    displacement: np.ndarray = np.einsum("ab,dhwb->adhw", axes, found[..., ::-1]).astype(np.float32)
-    return displacement
+        return Outcome(lambda: voxels_to_lps_mm(found, fixed.geometry))

@@ -68,6 +68,10 @@ class MasrLinear(Masr):
             continuous=replace(preset.continuous, enabled=False),
         )
 
+    def align(self, fixed: Volume, moving: Volume, preset: str) -> sitk.Transform:
+        """The linear transform alone, fixed -> moving, LPS mm."""
+        return register(fixed, moving, self.load_preset(preset), device="cpu").transform.to_sitk()
+
 
 class MasrCommand:
     """`masr register` from files to files in a fresh process: start, reading, writing and report included."""
