@@ -1,4 +1,4 @@
-"""The benchmark's own parts: known deformations, adapters, scores, the runner's memory and the table. No peer needed."""
+"""The benchmark's own parts: known deformations, adapters, scores, the runner and the table. No peer needed."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_second_phase_changes_the_liver_and_little_else() -> None:
     liver[4:20, 4:20, 4:12] = True
     hounsfield[liver] = 100.0
     phase = second_phase(hounsfield, liver, geometry, seed=1)
-    assert (phase - hounsfield)[liver].mean() < -10
+    assert (phase - hounsfield)[liver].mean() < -5
     assert abs((phase - hounsfield)[~liver].mean()) < 3
     np.testing.assert_array_equal(phase, second_phase(hounsfield, liver, geometry, seed=1))
 
