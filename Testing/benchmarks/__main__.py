@@ -42,15 +42,18 @@ def main() -> int:
         results.append(result)
         print(_line(result), flush=True)
     if any("error" not in result for result in results):
-        print("\n" + write(results, options.output))
+        command = (
+            f"python -m benchmarks --cases {' '.join(options.cases)} --methods {' '.join(options.methods)}"
+        )
+        print("\n" + write(results, options.output, f"{command} --threads {options.threads}"))
     return int(any("error" in result for result in results))
 
 
-def write(results: list[table.Result], output: Path) -> str:
+def write(results: list[table.Result], output: Path, command: str) -> str:
     """`table.txt`, `table.json` and `table.png` in `output`; returns the text."""
-    text = table.text(results)
+    text = f"{command}\n{table.machine(results)}\n\n{table.text(results)}"
     (output / "table.txt").write_text(text, encoding="utf-8")
-    data = {"summary": table.summary(results), "results": results}
+    data = {"command": command, "summary": table.summary(results), "results": results}
     plot.write(results, output / "table.png")
     (output / "table.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
     return text

@@ -119,6 +119,19 @@ def text(results: Sequence[Result]) -> str:
     return "\n".join(parts) + "\n"
 
 
+def machine(results: Sequence[Result]) -> str:
+    """The machines, threads and days of the results, and how busy the machine was, in one line."""
+    kinds = {
+        f"{r['machine']['processor']}, {r['machine']['cores']} cores, {r['machine']['system']}, "
+        f"Python {r['machine']['python']}, {r['threads']} thread(s)"
+        for r in results
+    }
+    days = sorted({r["time"][:10] for r in results})
+    loads = [r["load_before"] for r in results if r["load_before"] is not None]
+    busy = f"; load average {min(loads):g} to {max(loads):g} when a run began" if loads else ""
+    return f"{'; '.join(sorted(kinds))}; {days[0]} to {days[-1]}{busy}"
+
+
 Lines = tuple[list[str], list[list[str]]]
 
 

@@ -273,6 +273,16 @@ def test_a_summary_means_numbers_takes_the_worst_folds_and_counts_failures() -> 
     assert "no memory" in text
 
 
+def test_the_machine_line_names_processor_threads_and_load() -> None:
+    machine = {"processor": "Abacus", "cores": 2, "system": "Linux", "python": "3.11.7"}
+    at = {"machine": machine, "time": "2026-11-24T19:00:00", "threads": 1}
+    line = table.machine([{**at, "load_before": 0.5}, {**at, "load_before": 12.0}])
+    assert line == (
+        "Abacus, 2 cores, Linux, Python 3.11.7, 1 thread(s); 2026-11-24 to 2026-11-24; "
+        "load average 0.5 to 12 when a run began"
+    )
+
+
 def test_growth_with_size_is_an_exponent() -> None:
     sizes = [_result("scaling/1", "masr", wall=s, voxels=int(s * 1000)) for s in (1.0, 2.0, 8.0)]
     grown = table.scaling(sizes)
