@@ -128,11 +128,13 @@ class Breathing:
     edge_mm: float = 4.0
 
     @classmethod
-    def inside(cls, patient: np.ndarray, wall_mm: float, peak_mm: float) -> Breathing:
-        """Within the box around the points `patient` ``(N, 3)``, less a wall around it."""
+    def inside(cls, patient: np.ndarray, wall_mm: float, peak_mm: float, height: float) -> Breathing:
+        """Within the box around the points `patient` ``(N, 3)``, less a wall around it; largest at z = `height`."""
         low, high = np.percentile(patient, 1, axis=0), np.percentile(patient, 99, axis=0)
         radii = (high - low) / 2 - [wall_mm, wall_mm, 0.0]
-        return cls((low + high) / 2, radii, peak_mm)
+        centre = (low + high) / 2
+        centre[2] = height
+        return cls(centre, radii, peak_mm)
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         moved = points.copy()

@@ -53,7 +53,7 @@ def test_a_flow_has_the_wanted_mean_an_exact_inverse_and_no_fold(mean_mm: float)
 
 def test_breathing_slides_the_inside_and_leaves_the_wall() -> None:
     patient = _cloud(150.0, 4000)
-    breathing = Breathing.inside(patient, wall_mm=25.0, peak_mm=20.0)
+    breathing = Breathing.inside(patient, wall_mm=25.0, peak_mm=20.0, height=0.0)
     inside = _cloud(60.0)
     assert np.abs(breathing(breathing.inverse(inside)) - inside).max() < 1e-6
     assert np.linalg.norm(breathing(inside) - inside, axis=1).max() == pytest.approx(20.0, rel=0.1)

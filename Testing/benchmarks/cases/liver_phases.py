@@ -51,7 +51,8 @@ def build(name: str, peak_mm: float, data: Path, *, seed: int) -> Problem:
     liver = sitk.GetArrayFromImage(labels) == liver_label
     patient = body(hounsfield > -300)
     points = voxel_points(geometry, liver, TRUTH_POINTS, seed)
-    breathing = Breathing.inside(voxel_points(geometry, patient, TRUTH_POINTS, seed), WALL_MM, peak_mm)
+    around = voxel_points(geometry, patient, TRUTH_POINTS, seed)
+    breathing = Breathing.inside(around, WALL_MM, peak_mm, height=points[:, 2].mean())
     flow = draw_flow(points, SMOOTH_WARP_MM, seed)
     targets = breathing.inverse(flow.inverse(points))
     warp = sitk.CompositeTransform([flow.transform(), breathing.field(geometry)])

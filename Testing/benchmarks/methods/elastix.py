@@ -6,6 +6,7 @@ B-spline is the default one of 10 mm, with the default bending penalty.
 
 from __future__ import annotations
 
+import tempfile
 from importlib.metadata import version
 from typing import Any
 
@@ -67,5 +68,6 @@ def _image(volume: Volume) -> itk.Image:
 
 
 def _displacement(moving: itk.Image, found: itk.ParameterObject) -> np.ndarray:
-    field = itk.transformix_deformation_field(moving, found)
+    with tempfile.TemporaryDirectory(prefix="elastix-benchmark-") as folder:
+        field = itk.transformix_deformation_field(moving, found, output_directory=folder)
     return np.ascontiguousarray(np.moveaxis(itk.array_from_image(field), -1, 0), dtype=np.float32)
