@@ -14,6 +14,7 @@ from .runner import OWN_CHECKOUT, Runner
 DEFAULT_METHODS = [
     "identity",
     "masr",
+    "masr-network",
     "masr-command",
     "convexadam*",
     "ants-syn",

@@ -94,7 +94,10 @@ def summary(results: Sequence[Result]) -> list[dict[str, Any]]:
 def text(results: Sequence[Result]) -> str:
     """The whole table for a person."""
     done = [result for result in results if "error" not in result]
-    parts = ["Means over the cases of each family (folds, inv max: the largest; ratios: geometric mean)", ""]
+    parts = [
+        "Means over the cases that each method finished (folds, inv max: the largest; ratios: geometric mean)",
+        "",
+    ]
     heads = ["family", "method", "n (failed)", *COLUMNS, *(f"{name} to {PEER}" for name in RATIOS)]
     parts.append(
         _lines(

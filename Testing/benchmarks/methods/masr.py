@@ -57,6 +57,13 @@ class Masr:
         )
 
 
+class MasrNetwork(Masr):
+    """With the features of MASR-Net beside MIND-SSC, encoding included."""
+
+    def load_preset(self, name: str) -> presets.Preset:
+        return replace(presets.load(name), representation="masr")
+
+
 class MasrLinear(Masr):
     """The linear stage without the deformable ones."""
 
