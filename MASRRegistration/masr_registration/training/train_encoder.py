@@ -188,6 +188,7 @@ def train(
 
     Every `save_every` steps the checkpoint is written and a row of means goes to the log.
     """
+    torch.use_deterministic_algorithms(trainer.device.type == "cpu")
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / CHECKPOINT
     if checkpoint.exists():
@@ -235,6 +236,9 @@ def _loader(pairs: Dataset[Pair], numbers: range, workers: int) -> Iterable[Pair
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        multiprocessing_context="spawn"
+        if workers
+        else None,  # numba ends a process that forks after its kernels ran
         worker_init_fn=_be_nice,
     )
 
