@@ -60,7 +60,7 @@ def read_header(path: Path) -> NiftiHeader:
         raise InputError(f'"{path.name}" is damaged or is not a NIfTI image.') from error
     for order in "<>":
         if raw[:4] == struct.pack(order + "i", 348) and len(raw) == 348:
-            return _parse(raw, order)
+            return _parse(raw, order, path.name)
         if raw[:4] == struct.pack(order + "i", 540):
             raise InputError(
                 f'"{path.name}" is a NIfTI-2 file, which SimpleITK cannot read; convert it to NIfTI-1.'
@@ -128,11 +128,15 @@ def _count_not_finite(path: Path, header: NiftiHeader) -> int:
     return count
 
 
-def _parse(raw: bytes, order: str) -> NiftiHeader:
+def _parse(raw: bytes, order: str, name: str) -> NiftiHeader:
     dim = struct.unpack_from(order + "8h", raw, 40)
     datatype, bits = struct.unpack_from(order + "2h", raw, 70)
     pixdim = struct.unpack_from(order + "8f", raw, 76)
     (offset,) = struct.unpack_from(order + "f", raw, 108)
+    if not np.isfinite(offset):
+        raise InputError(f'"{name}" is damaged: where its image data begin is not a number.')
+    in_one_file = raw[344:346] == b"n+"
+    start = max(int(offset), 348) if in_one_file else int(offset)
     qform_code, sform_code = struct.unpack_from(order + "2h", raw, 252)
     quaternion = struct.unpack_from(order + "6f", raw, 256)
     rows = np.reshape(struct.unpack_from(order + "12f", raw, 280), (3, 4))
@@ -141,11 +145,11 @@ def _parse(raw: bytes, order: str) -> NiftiHeader:
         shape=shape,
         pixdim=pixdim[1:4],
         real_type={16: np.dtype(order + "f4"), 64: np.dtype(order + "f8")}.get(datatype),
-        data_start=int(offset),
-        data_end=int(offset) + prod(max(n, 0) for n in shape) * bits // 8,
+        data_start=start,
+        data_end=start + prod(max(n, 0) for n in shape) * bits // 8,
         sform=np.vstack([rows, [0, 0, 0, 1]]) if sform_code > 0 else None,
         qform=_quaternion_matrix(quaternion, pixdim) if qform_code > 0 else None,
-        in_one_file=raw[344:346] == b"n+",
+        in_one_file=in_one_file,
     )
 
 

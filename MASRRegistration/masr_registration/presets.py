@@ -7,8 +7,11 @@ Importable without torch.
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -21,14 +24,19 @@ LinearModel = Literal["none", "rigid", "affine"]
 Representation = Literal["mind", "masr", "masr-faithful"]
 
 
+def _within(low: float, high: float, *, rising: bool = False, **default: Any) -> Any:
+    """A field whose number, or each of whose numbers, lies in a range; `rising`: each is larger than the one before."""
+    return field(metadata={"range": (low, high), "rising": rising}, **default)
+
+
 @dataclass(frozen=True)
 class Normalisation:
     """How intensities become [0, 1]. MR: percentiles of the foreground; CT: a fixed HU window."""
 
     fixed: Modality = "auto"
     moving: Modality = "auto"
-    mr_percentiles: tuple[float, float] = (0.5, 99.5)
-    ct_window_hu: tuple[float, float] = (-200.0, 300.0)
+    mr_percentiles: tuple[float, float] = _within(0, 100, rising=True, default=(0.5, 99.5))
+    ct_window_hu: tuple[float, float] = _within(-5000, 50_000, rising=True, default=(-200.0, 300.0))
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class Discrete:
     """Coupled convex search. `reach_mm` is the largest displacement it can find along each axis."""
 
     enabled: bool = True
-    reach_mm: float = 40.0
+    reach_mm: float = _within(0, 300, default=40.0)
 
 
 @dataclass(frozen=True)
@@ -55,9 +63,9 @@ class Continuous:
     """
 
     enabled: bool = True
-    control_spacing_mm: float = 4.0
-    regularisation: float = 2.0
-    iterations: tuple[int, int] = (40, 60)
+    control_spacing_mm: float = _within(0.5, 100, default=4.0)
+    regularisation: float = _within(0, 10_000, default=2.0)
+    iterations: tuple[int, int] = _within(0, 10_000, default=(40, 60))
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ class Preset:
 
     name: str
     description: str
-    working_spacing_mm: float
+    working_spacing_mm: float = _within(0.2, 50)
     normalisation: Normalisation = field(default_factory=Normalisation)
     linear: Linear = field(default_factory=Linear)
     discrete: Discrete = field(default_factory=Discrete)
@@ -88,7 +96,7 @@ class Preset:
         """Raises `InputError` on anything that is not a complete, valid preset of this version."""
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"The preset is not valid JSON: {error}.") from error
         if not isinstance(data, dict) or data.pop("masr_preset", None) != FORMAT_VERSION:
             raise InputError(f'The file is not a preset: it needs "masr_preset": {FORMAT_VERSION}.')
@@ -107,8 +115,11 @@ def load(name_or_file: str | Path) -> Preset:
     if str(name_or_file) in shipped:
         return Preset.from_json((_folder() / f"{name_or_file}.json").read_text(encoding="utf-8"))
     path = Path(name_or_file)
-    if path.suffix == ".json" and path.is_file():
-        return Preset.from_json(path.read_text(encoding="utf-8"))
+    if path.suffix == ".json" and os.access(path, os.F_OK):
+        try:
+            return Preset.from_json(path.read_text(encoding="utf-8-sig"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f'The preset "{path.name}" cannot be read as text.') from error
     raise InputError(f'There is no preset "{name_or_file}". Presets: {", ".join(shipped)}, or a .json file.')
 
 
@@ -127,11 +138,23 @@ def _build(cls: type, data: Any, where: str) -> Any:
     values = {}
     for item in fields(cls):
         if item.name in data:
-            values[item.name] = _value(hints[item.name], data[item.name], f"{where}.{item.name}")
+            name = f"{where}.{item.name}"
+            values[item.name] = _value(hints[item.name], data[item.name], name)
+            _check_range(values[item.name], item.metadata, name)
     try:
         return cls(**values)
     except TypeError as error:
         raise InputError(f"The preset's {where} is incomplete: {error}.") from error
+
+
+def _check_range(value: Any, metadata: Mapping[str, Any], where: str) -> None:
+    if not metadata:
+        return
+    (low, high), numbers = metadata["range"], value if isinstance(value, tuple) else (value,)
+    if not all(low <= number <= high for number in numbers):
+        raise InputError(f"{where} must lie between {low:g} and {high:g}.")
+    if metadata["rising"] and any(a >= b for a, b in pairwise(numbers)):
+        raise InputError(f"{where} must rise.")
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

@@ -22,6 +22,8 @@ WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
 _MINIMUM_VOXELS = 4
 _ORTHONORMAL_LIMIT = 1e-3
 _MASK_GRID_VOXELS = 0.05
+_SMALLEST_VOXEL_MM = 0.01
+_LARGEST_EXTENT_MM = 10_000.0
 
 
 @dataclass(frozen=True)
@@ -151,23 +153,62 @@ def read_labels(path: str | Path) -> Volume:
     image = _read(path, sitk.sitkUnknown)
     array = sitk.GetArrayFromImage(image)
     whole = array.dtype.kind in "iu" or bool(np.all(np.isfinite(array)) and np.all(array == np.rint(array)))
-    limits = np.iinfo(np.int32)
-    if not whole or array.min() < limits.min or array.max() > limits.max:
+    if not whole:
         raise InputError(f'"{_name(path)}" is not a label map: its values must be whole numbers.')
+    limits = np.iinfo(np.int32)
+    if array.min() < limits.min or array.max() > limits.max:
+        raise InputError(
+            f'"{_name(path)}" is not a label map that can be used: its labels need more than 32 bits.'
+        )
     return Volume(array.astype(np.int32), Geometry.of(image), _name(path))
 
 
 def read_mask(path: str | Path, like: Geometry, what: str) -> Volume:
-    """A mask as uint8 0/1 (1 where the file is not zero) on the grid `like`; `what` names it, e.g. "fixed mask".
+    """A mask as float32 weights in [0, 1] on the grid `like`; `what` names it, e.g. "fixed mask".
 
-    Raises `InputError` when it is empty or lies on another grid (over 0.05 voxels away: formats round differently).
+    Probabilities (real numbers from 0 to 1) are weights as they are; in a label map whatever is not zero has weight 1.
+    Raises `InputError` when it is neither, when it is empty, or when it lies on another grid (over 0.05 voxels away:
+    formats round differently).
     """
-    mask = read_labels(path)
-    if not check_same_grid(mask.geometry, like, tolerance=_MASK_GRID_VOXELS):
-        raise InputError(f'The {what} "{mask.name}" does not lie on the grid of its image.')
-    if not mask.array.any():
-        raise InputError(f'The {what} "{mask.name}" is empty.')
-    return Volume((mask.array != 0).astype(np.uint8), like, mask.name)
+    path = Path(path)
+    image = _read(path, sitk.sitkUnknown)
+    array, name = sitk.GetArrayFromImage(image), f'The {what} "{_name(path)}"'
+    if not check_same_grid(Geometry.of(image), like, tolerance=_MASK_GRID_VOXELS):
+        raise InputError(f"{name} does not lie on the grid of its image.")
+    weights = mask_weights(array)
+    if not np.all(np.isfinite(array)) or (
+        np.any(array != np.rint(array)) and not 0 <= array.min() <= array.max() <= 1
+    ):
+        raise InputError(f"{name} holds neither labels (whole numbers) nor probabilities (0 to 1).")
+    if not weights.any():
+        raise InputError(f"{name} is empty.")
+    return Volume(weights, like, _name(path))
+
+
+def mask_weights(array: np.ndarray) -> np.ndarray:
+    """float32 of the same shape: real numbers from 0 to 1 as they are, of anything else whether it is not zero."""
+    if array.dtype.kind == "f" and array.min() >= 0 and array.max() <= 1:
+        return array.astype(np.float32)
+    return (array != 0).astype(np.float32)
+
+
+def read_displacements(path: str | Path) -> sitk.Image:
+    """A 3-D image of float64 displacement vectors in LPS mm. Raises `InputError`, `ResourceError`."""
+    path = Path(path)
+    name = _name(path)
+    try:
+        with _quiet():
+            if nifti_header.is_nifti(path):
+                nifti_header.check_header(path)
+            image = sitk.ReadImage(str(path))
+    except (RuntimeError, OSError, MemoryError) as error:
+        raise _explained(error, name) from error
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 3:
+        raise InputError(
+            f'"{name}" is no displacement field: it needs three values in every voxel of a 3-D grid.'
+        )
+    _check_grid(Geometry.of(image), f'"{name}"')
+    return sitk.Cast(image, sitk.sitkVectorFloat64)
 
 
 def header_warnings(path: str | Path, geometry: Geometry) -> list[str]:
@@ -295,10 +336,16 @@ def _check_kind(size: Sequence[int], components: int, pixel_id: int, name: str) 
 
 
 def _check_grid(geometry: Geometry, name: str) -> None:
-    """Raises `InputError` for a grid that is not finite or not right-angled (``|D'D - I|`` over 1e-3)."""
+    """Raises `InputError` for a grid that is not finite, not of human size or not right-angled.
+
+    Right-angled: ``|D'D - I|`` is at most 1e-3.
+    """
     numbers = (*geometry.spacing, *geometry.origin, *geometry.direction)
     if not np.all(np.isfinite(numbers)) or min(geometry.spacing) <= 0:
         raise InputError(f"{name} has a voxel size or position that is zero or not a number.")
+    if min(geometry.spacing) < _SMALLEST_VOXEL_MM or geometry.extent_mm.max() > _LARGEST_EXTENT_MM:
+        size = " x ".join(f"{length:.3g}" for length in geometry.spacing)
+        raise InputError(f"{name} has voxels of {size} mm: is its unit the millimetre?")
     axes = np.reshape(geometry.direction, (3, 3))
     if np.abs(axes.T @ axes - np.eye(3)).max() > _ORTHONORMAL_LIMIT:
         raise InputError(

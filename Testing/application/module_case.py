@@ -99,7 +99,7 @@ class ModuleCase(unittest.TestCase):
         return self.choosePreset(linear={"model": "none"})
 
     def chooseSlowPreset(self):
-        self.choosePreset(continuous={"control_spacing_mm": 8.0, "iterations": [100000, 10]})
+        self.choosePreset(continuous={"control_spacing_mm": 8.0, "iterations": [10_000, 10]})
 
     def register(self):
         self.assertTrue(self.ui.applyButton.enabled, self.ui.reasonLabel.text)

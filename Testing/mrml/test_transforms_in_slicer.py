@@ -13,11 +13,13 @@ import vtk  # noqa: E402
 from masr_registration.solver.instance import Velocity  # noqa: E402
 from masr_registration.transforms.affine import about, rotation  # noqa: E402
 from masr_registration.transforms.chain import Affine, TransformChain  # noqa: E402
+from masr_registration.transforms.files import read_transform  # noqa: E402
 from masr_registration.transforms.grid import sample  # noqa: E402
 from masr_registration.transforms.resample import resample  # noqa: E402
 from masr_registration.transforms.velocity import one_to_one_factors  # noqa: E402
 from masr_registration.volume import Geometry, Volume  # noqa: E402
 from masr_registration.worker.outputs import write_displacement, write_transform  # noqa: E402
+from vtk.util.numpy_support import vtk_to_numpy  # noqa: E402
 
 FLIP = np.array([-1.0, -1.0, 1.0])
 WORKING = (56, 64, 72)
@@ -176,3 +178,54 @@ def test_a_shift_of_10_mm_moves_a_landmark_by_minus_10_mm(tmp_path):
     world = [0.0, 0.0, 0.0]
     markup.GetNthControlPointPositionWorld(0, world)
     np.testing.assert_allclose(world, [-9.0, 2.0, 3.0], atol=1e-4)
+
+
+def made_in_slicer(kind):
+    """A VTK transform of RAS space, from parent."""
+    linear = vtk.vtkTransform()
+    linear.Translate(5.0, -2.0, 1.0)
+    linear.RotateWXYZ(20.0, 1.0, 0.4, 2.0)
+    if kind == "linear":
+        return linear
+    grid = slicer.vtkOrientedGridTransform()
+    image = vtk.vtkImageData()
+    image.SetDimensions(12, 14, 16)
+    image.SetSpacing(3.0, 3.5, 4.0)
+    image.SetOrigin(-20.0, -25.0, -30.0)
+    image.AllocateScalars(vtk.VTK_DOUBLE, 3)
+    k, j, i = np.indices((16, 14, 12))
+    field = np.stack([3 + np.sin(j / 4), 2 * np.cos(k / 5), -2 + np.sin(i / 4)], axis=-1)
+    vtk_to_numpy(image.GetPointData().GetScalars())[:] = field.reshape(-1, 3)
+    grid.SetDisplacementGridData(image)
+    if kind == "grid":
+        return grid
+    both = vtk.vtkGeneralTransform()
+    both.PostMultiply()
+    both.Concatenate(grid)
+    both.Concatenate(linear)
+    return both
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [
+        *(("linear", suffix) for suffix in (".h5", ".tfm", ".txt", ".mat")),
+        *(("grid", suffix) for suffix in (".h5", ".tfm", ".nrrd", ".nii.gz", ".mha")),
+        *(("composite", suffix) for suffix in (".h5", ".tfm")),
+    ],
+)
+def test_what_slicer_writes_is_an_initial_transform(tmp_path, kind, suffix):
+    transform = made_in_slicer(kind)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode")
+    node.SetAndObserveTransformFromParent(transform)
+    storage = slicer.vtkMRMLTransformStorageNode()
+    slicer.mrmlScene.AddNode(storage)
+    storage.SetFileName(str(tmp_path / f"written{suffix}"))
+    assert storage.WriteData(node) == 1
+    chain = TransformChain.from_sitk(read_transform(tmp_path / f"written{suffix}", "initial transform"))
+    # at nodes, where Slicer's cubic interpolation and ours agree
+    points = np.argwhere(np.ones((10, 12, 14)))[::7] + 1
+    points = (points * [3.0, 3.5, 4.0] + [-20.0, -25.0, -30.0]) * FLIP
+    ours = chain.apply(torch.from_numpy(points)).numpy()
+    np.testing.assert_allclose(ours, through_slicer(transform, points), atol=1e-3)
+    assert np.linalg.norm(ours - points, axis=1).min() > 1

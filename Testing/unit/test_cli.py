@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from masr_registration import cli, presets
-from masr_registration.errors import BY_CODE, CancelledError, MasrError, ResourceError
+from masr_registration.errors import BY_CODE, CancelledError, InputError, MasrError, ResourceError
 from masr_registration.volume import Geometry
 from masr_registration.worker import client, messages
 from masr_registration.worker.context import Context
@@ -272,6 +272,18 @@ def test_without_matplotlib_there_is_a_warning_and_no_report(pair: dict[str, Pat
     assert names(output) == set(RESULT_FILES.values()) - {"warped_labels.nii.gz", "report.html"}
 
 
+@pytest.mark.parametrize(("largest", "kind"), [(4e4, sitk.sitkInt32), (9e18, sitk.sitkFloat32)])
+def test_values_beyond_32_bits_are_not_clipped(
+    pair: dict[str, Path], tmp_path: Path, largest: float, kind: int
+) -> None:
+    moving = sitk.GetArrayFromImage(sitk.ReadImage(pair["moving"])).astype(np.float64)
+    path = save((moving / moving.max() * largest).astype(np.int64), tmp_path / "long.nrrd")
+    outcome = run_here(request(pair, tmp_path / "out", moving=str(path), report=False))
+    warped = sitk.ReadImage(outcome.files["warped"])
+    assert warped.GetPixelID() == kind
+    assert sitk.GetArrayViewFromImage(warped).max() > 0.9 * largest
+
+
 def test_a_true_transform_gives_the_true_error(pair: dict[str, Path], tmp_path: Path) -> None:
     outcome = run_here(request(pair, tmp_path, truth=str(pair["truth"]), report=False))
     before, after = outcome.metrics["true_error_before_mm"], outcome.metrics["true_error_after_mm"]
@@ -470,6 +482,10 @@ def bad_files(folder: Path) -> dict[str, Path]:
     (folder / "transform.h5").write_text("not a transform")
     sitk.WriteTransform(sitk.TranslationTransform(2, (1.0, 2.0)), folder / "plane.tfm")
     (folder / "preset.json").write_text('{"masr_preset": 1, "name": "x", "surprise": 1}')
+    (folder / "latin.json").write_text('{"name": "ü"}', encoding="latin-1")
+    (folder / "galaxy.csv").write_text("# LPS\na,1,2,3\nb,1e300,2,3\nc,1,2,3\n")
+    save(good, folder / "atoms.nrrd", spacing=(1e-7, 1e-7, 1e-7))
+    save(good, folder / "planets.nrrd", spacing=(1e4, 1e4, 1e4))
     save(hole, folder / "nan.nrrd")
     save(hole, folder / "nan.nii.gz")
     save(np.full_like(good, 7), folder / "constant.nii.gz")
@@ -507,10 +523,18 @@ BAD: list[tuple[dict[str, str], str]] = [
     ({"--landmarks": "missing.csv"}, 'The moving landmarks "missing.csv" does not exist.'),
     ({"--preset": "brian"}, 'There is no preset "brian". Presets: abdomen-mr-ct, brain-mr, '),
     ({"--preset": "preset.json"}, "unknown entry 'surprise'"),
+    ({"--preset": "latin.json"}, 'The preset "latin.json" cannot be read as text.'),
+    ({"fixed": f"{'long' * 100}.nii"}, "does not exist"),
+    (
+        {"fixed": "atoms.nrrd"},
+        '"atoms.nrrd" has voxels of 1e-07 x 1e-07 x 1e-07 mm: is its unit the millimetre?',
+    ),
+    ({"fixed": "planets.nrrd"}, "is its unit the millimetre?"),
+    ({"--landmarks": "galaxy.csv"}, "a coordinate that is no number of millimetres"),
     ({"--device": "tpu"}, "tpu"),
-    ({"--threads": "0"}, "The number of threads must be 1 or more, not 0."),
-    ({"--threads": "-2"}, "The number of threads must be 1 or more, not -2."),
-    ({"--seed": "-1"}, "The seed must be 0 or a positive integer, not -1."),
+    ({"--threads": "0"}, "The number of threads must be 1 to 4096, not 0."),
+    ({"--threads": "-2"}, "The number of threads must be 1 to 4096, not -2."),
+    ({"--seed": "-1"}, "The seed must be 0 to 9223372036854775807, not -1."),
 ]
 
 
@@ -615,7 +639,7 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
 # --- the machine's limits: exit code 3
 
 
-@pytest.mark.parametrize("output", ["file", "file/out", "/dev/full/out", "/proc/masr/out"])
+@pytest.mark.parametrize("output", ["file", "file/out", "/dev/full/out", "/proc/masr/out", "n" * 300])
 def test_an_unwritable_output_is_exit_code_3(
     pair: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:
@@ -683,6 +707,34 @@ def test_an_internal_error_is_one_sentence_too(
 
 
 # --- the rest
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"working_spacing_mm": 0}, "preset.working_spacing_mm must lie between 0.2 and 50."),
+        ({"working_spacing_mm": 1e-9}, "must lie between"),
+        ({"normalisation": {"mr_percentiles": [-5, 300]}}, "mr_percentiles must lie between 0 and 100."),
+        ({"normalisation": {"ct_window_hu": [300, -200]}}, "ct_window_hu must rise."),
+        ({"discrete": {"reach_mm": -5}}, "reach_mm must lie between"),
+        ({"continuous": {"control_spacing_mm": 0}}, "control_spacing_mm must lie between"),
+        ({"continuous": {"iterations": [-1, 5]}}, "iterations must lie between"),
+    ],
+)
+def test_a_preset_with_senseless_numbers_is_refused(change: dict[str, Any], words: str) -> None:
+    whole = {**json.loads(presets.load("general").to_json()), **change}
+    with pytest.raises(InputError, match=words):
+        presets.Preset.from_json(json.dumps(whole))
+
+
+def test_a_preset_that_nests_without_end_is_refused() -> None:
+    with pytest.raises(InputError, match="not valid JSON"):
+        presets.Preset.from_json("[" * 100_000)
+
+
+def test_a_preset_whose_name_is_too_long_does_not_exist() -> None:
+    with pytest.raises(InputError, match="There is no preset"):
+        presets.load(f"{'long' * 100}.json")
 
 
 def test_presets_are_listed() -> None:

@@ -77,7 +77,7 @@ class TestSlicerFiles:
             ([], "no landmarks"),
             ([{"label": "a", "position": [1, 2]}], "three coordinates"),
             ([{"label": "a", "position": [1, 2, "x"]}], "not a landmark file"),
-            ([{"label": "a", "position": [1, 2, float("nan")]}], "finite"),
+            ([{"label": "a", "position": [1, 2, float("nan")]}], "no number of millimetres"),
             ([{"label": "a"}], "not a landmark file"),
             (["a"], "not a landmark file"),
         ],
@@ -87,7 +87,9 @@ class TestSlicerFiles:
             read_landmarks(markups(tmp_path / "a.mrk.json", controlPoints=controls))
 
     @pytest.mark.parametrize(
-        "text", ["", "[]", "{}", '{"markups": 3}', '{"markups": [1]}', "x,y,z", '{"markups": null}']
+        "text",
+        ["", "[]", "{}", '{"markups": 3}', '{"markups": [1]}', "x,y,z", '{"markups": null}', "[" * 100_000],
+        ids=lambda text: text[:20],
     )
     def test_not_a_markups_file(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "a.mrk.json").write_text(text)
@@ -143,7 +145,7 @@ class TestCsv:
             ("label,x_lps,y_lps,z_lps\na,1,,3\n", "not a number in row 1"),
             ("label,x_lps,y_lps,z_lps\na,1,2\n", "no three coordinates in row 1"),
             ("# LPS\n1,2\n", "no three coordinates in row 1"),
-            ("label,x_lps,y_lps,z_lps\na,1,2,inf\n", "finite"),
+            ("label,x_lps,y_lps,z_lps\na,1,2,inf\n", "no number of millimetres"),
             ("label,x_lps,y_lps,z_lps\n", "no landmarks"),
             ("# LPS\n", "no landmarks"),
         ],

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from masr_registration import cli
+from masr_registration import cli, presets
 from masr_registration.errors import InputError, MasrError
 from masr_registration.representation import models
 from masr_registration.representation.encoder import DSIR_SCALE, Encoder, Features
@@ -148,9 +149,10 @@ def test_the_dsir_lies_on_cells_of_two_voxels_beside_mind(folder: Path, name, ch
 
 
 def test_the_option_replaces_the_representation_of_the_preset() -> None:
-    fields = {name: f"/{name}" for name in ("fixed", "moving", "output")}
-    assert cli._request(fields, "general").preset["representation"] == "mind"
-    assert cli._request(fields, "general", "masr").preset["representation"] == "masr"
+    preset = presets.load("general")
+    assert preset.representation == "mind"
+    assert preset.with_representation("masr") == replace(preset, representation="masr")
+    assert presets.Preset.from_json(preset.with_representation("masr").to_json()).representation == "masr"
     run = CliRunner().invoke(cli.app, ["register", "a", "b", "--output", "c", "--representation", "vgg"])
     assert run.exit_code == InputError.exit_code
     assert "mind, masr, masr-faithful" in run.output

@@ -358,6 +358,14 @@ class TestRefused:
         refused(path, "incomplete")
         assert capfd.readouterr().err == ""
 
+    @pytest.mark.parametrize("start", [float("nan"), float("inf")])
+    def test_data_that_begin_nowhere(self, tmp_path: Path, start: float) -> None:
+        path = write_nifti(tmp_path / "a.nii", RAMP)
+        data = bytearray(path.read_bytes())
+        struct.pack_into("<f", data, 108, start)
+        path.write_bytes(data)
+        refused(path, "damaged")
+
     def test_flipped_bit_in_compressed_nifti(self, tmp_path: Path) -> None:
         path = tmp_path / "a.nii.gz"
         write_volume(noise(), path)
@@ -413,9 +421,36 @@ class TestLabelsAndMasks:
         array[1:3] = 7
         write_volume(Volume(array, OBLIQUE), tmp_path / "m.nii.gz")
         mask = read_mask(tmp_path / "m.nii.gz", OBLIQUE, "fixed mask")
-        assert mask.array.dtype == np.uint8
+        assert mask.array.dtype == np.float32
         np.testing.assert_array_equal(mask.array, array > 0)
         assert mask.geometry == OBLIQUE
+
+    @pytest.mark.parametrize(
+        ("values", "weights"),
+        [
+            ([0, 0.25, 1], [0, 0.25, 1]),
+            ([0, 1e-3, 0.5], [0, 1e-3, 0.5]),
+            ([0, 1, 0], [0, 1, 0]),
+            ([0, 3, -2], [0, 1, 1]),
+            ([0, 255, 1], [0, 1, 1]),
+        ],
+    )
+    def test_probabilities_are_weights_and_labels_are_not(
+        self, tmp_path: Path, values: list[float], weights: list[float]
+    ) -> None:
+        array = np.resize(np.array(values, np.float64), PLAIN.shape)
+        write_volume(Volume(array, PLAIN), tmp_path / "m.nrrd")
+        np.testing.assert_allclose(
+            read_mask(tmp_path / "m.nrrd", PLAIN, "fixed mask").array,
+            np.resize(weights, PLAIN.shape),
+            atol=1e-7,
+        )
+
+    @pytest.mark.parametrize("values", [[0, 1.5], [-0.25, 1], [0, np.nan], [1, np.inf]])
+    def test_neither_labels_nor_probabilities(self, tmp_path: Path, values: list[float]) -> None:
+        write_volume(Volume(np.resize(values, PLAIN.shape), PLAIN), tmp_path / "m.nrrd")
+        with pytest.raises(InputError, match="neither labels"):
+            read_mask(tmp_path / "m.nrrd", PLAIN, "fixed mask")
 
     def test_mask_on_another_grid_or_empty(self, tmp_path: Path) -> None:
         write_volume(Volume(np.ones(PLAIN.shape, np.uint8), PLAIN), tmp_path / "m.nrrd")

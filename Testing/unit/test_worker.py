@@ -280,6 +280,9 @@ def test_a_failing_job_leaves_nothing(
         def job(request, context):
             staged(request, context)
             open("note", "w").close()
+            import tempfile
+            tempfile.mkdtemp(prefix="left by a library")
+            os.system("mktemp")
             raise {raised}
     """
     with pytest.raises(MasrError) as caught:

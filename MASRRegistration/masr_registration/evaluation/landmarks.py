@@ -20,6 +20,7 @@ from ..errors import InputError, ResourceError
 
 _SIGNS = {"LPS": np.array([1.0, 1.0, 1.0]), "RAS": np.array([-1.0, -1.0, 1.0])}
 _SLICER_NUMBERS = {0: "RAS", 1: "LPS"}
+_FARTHEST_MM = 1e6
 _FORMULA = ("=", "+", "-", "@")
 
 
@@ -36,8 +37,8 @@ def read_landmarks(path: str | Path) -> tuple[list[str], np.ndarray]:
     labels, points, frame = _from_json(text, path.name) if is_json else _from_csv(text, path.name)
     if not labels:
         raise InputError(f'"{path.name}" holds no landmarks.')
-    if not np.all(np.isfinite(points)):
-        raise InputError(f'"{path.name}" has a coordinate that is not a finite number.')
+    if not np.all(np.abs(points) < _FARTHEST_MM):
+        raise InputError(f'"{path.name}" has a coordinate that is no number of millimetres in a patient.')
     return labels, np.asarray(points, dtype=np.float64).reshape(-1, 3) * _SIGNS[frame]
 
 
@@ -95,7 +96,7 @@ def _from_json(text: str, name: str) -> tuple[list[str], list[list[float]], str]
         points = [[float(v) for v in control["position"]] for control in controls]
         labels = [str(control.get("label", "")) for control in controls]
         units = markup.get("coordinateUnits", "mm")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f'"{name}" is not a landmark file of 3D Slicer.') from error
     if any(len(point) != 3 for point in points):
         raise InputError(f'"{name}" has a landmark without three coordinates.')

@@ -11,8 +11,11 @@ from torch import Tensor
 
 from ..presets import Modality, Normalisation
 from ..transforms.grid import inside, sample
-from ..volume import Geometry, Volume
+from ..volume import Geometry, Volume, mask_weights
 from .normalise import detect_modality, foreground, normalise
+
+NEGLIGIBLE = 0.1
+"""Weight below which a voxel is not part of the region; it still counts, by its weight."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,13 +26,13 @@ class Scan:
         intensity: ``(D, H, W)`` in [0, 1].
         region: ``(D, H, W)`` bool, the voxels that matter: the body, within the user's mask where there is one.
         geometry: their grid.
-        allowed: ``(D, H, W)`` bool, the user's mask; None where everything may be looked at.
+        weight: ``(D, H, W)`` float32 in [0, 1], the user's mask: how much a voxel counts; None where all count fully.
     """
 
     intensity: Tensor
     region: Tensor
     geometry: Geometry
-    allowed: Tensor | None = None
+    weight: Tensor | None = None
 
     @classmethod
     def of(
@@ -40,20 +43,21 @@ class Scan:
         mask: Volume | None = None,
         device: torch.device | None = None,
     ) -> Scan:
-        """Normalise `volume` as the preset says; `mask` (same grid, non-zero = use) narrows the region."""
+        """Normalise `volume` as the preset says; `mask` (same grid, see `mask_weights`) narrows the region."""
         kind = detect_modality(volume) if modality == "auto" else modality
         body = foreground(volume, kind)
         intensity = normalise(volume, kind, settings, body)
-        allowed = None
+        weight = None
         if mask is not None:
-            chosen = mask.array != 0
-            allowed = torch.from_numpy(chosen).to(device)
+            weights = mask_weights(mask.array)
+            weight = torch.from_numpy(weights).to(device)
+            chosen = weights >= min(NEGLIGIBLE, float(weights.max()))
             body = body & chosen if (body & chosen).any() else chosen
         return cls(
             torch.from_numpy(intensity).to(device),
             torch.from_numpy(body).to(device),
             volume.geometry,
-            allowed,
+            weight,
         )
 
     def smoothed(self, spacing_mm: float) -> Scan:
@@ -74,8 +78,8 @@ class Scan:
             self, intensity=torch.from_numpy(sitk.GetArrayFromImage(image)).to(self.intensity.device)
         )
         eye = np.eye(4)
-        allowed = None if self.allowed is None else self.allowed_on(geometry, eye)
-        return Scan(reduced.on(geometry, eye), self.region_on(geometry, eye), geometry, allowed)
+        weight = None if self.weight is None else self.weight_on(geometry, eye)
+        return Scan(reduced.on(geometry, eye), self.region_on(geometry, eye), geometry, weight)
 
     def index(self, grid: Geometry, matrix: np.ndarray) -> Tensor:
         """Continuous voxel indices ``(3, D, H, W)`` in this scan of `grid`'s points moved by `matrix` (4x4, LPS mm)."""
@@ -90,10 +94,10 @@ class Scan:
         return index.add_(columns[:, 3])
 
     def at(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Intensities ``(*S)`` at voxel indices ``(3, *S)``, edge values outside, and where they are known."""
-        known = inside(index, self.geometry.shape)
-        if self.allowed is not None:
-            known = known & self._mask_at(self.allowed, index)
+        """Intensities ``(*S)`` at voxel indices ``(3, *S)``, edge values outside, and how much they count."""
+        known = inside(index, self.geometry.shape).float()
+        if self.weight is not None:
+            known = known * self._nearest(self.weight, index)
         return sample(self.intensity[None], index)[0], known
 
     def on(self, grid: Geometry, matrix: np.ndarray) -> Tensor:
@@ -102,7 +106,7 @@ class Scan:
 
     def region_on(self, grid: Geometry, matrix: np.ndarray) -> Tensor:
         """The region ``(D, H, W)`` bool at `grid`'s points moved by `matrix`; false outside."""
-        return self._mask_at(self.region, self.index(grid, matrix))
+        return self._nearest(self.region.float(), self.index(grid, matrix)) > 0.5
 
     def region_in(self, grid: Geometry) -> Tensor:
         """The region ``(D, H, W)`` bool on `grid`, at least the nearest voxels of one that falls between its points."""
@@ -122,20 +126,20 @@ class Scan:
         """Whether `grid`'s points moved by `matrix` lie in the field of view: ``(D, H, W)`` bool."""
         return inside(self.index(grid, matrix), self.geometry.shape)
 
-    def allowed_on(self, grid: Geometry, matrix: np.ndarray) -> Tensor:
-        """Whether `grid`'s points moved by `matrix` are not masked out: ``(D, H, W)`` bool."""
-        if self.allowed is None:
-            return torch.ones(grid.shape, dtype=torch.bool, device=self.intensity.device)
-        return self._mask_at(self.allowed, self.index(grid, matrix))
+    def weight_on(self, grid: Geometry, matrix: np.ndarray) -> Tensor:
+        """The user's weights ``(D, H, W)`` at `grid`'s points moved by `matrix`; with a mask zero outside, else one."""
+        if self.weight is None:
+            return torch.ones(grid.shape, device=self.intensity.device)
+        return self._nearest(self.weight, self.index(grid, matrix))
 
     def known_on(self, grid: Geometry, matrix: np.ndarray) -> Tensor:
-        """Whether `grid`'s points moved by `matrix` are in the field of view and not masked out: ``(D, H, W)`` bool."""
-        seen = self.seen_on(grid, matrix)
-        return seen if self.allowed is None else seen & self.allowed_on(grid, matrix)
+        """How much ``(D, H, W)`` counts at `grid`'s points moved by `matrix`: their weight, zero outside the image."""
+        seen = self.seen_on(grid, matrix).float()
+        return seen if self.weight is None else seen * self.weight_on(grid, matrix)
 
     @staticmethod
-    def _mask_at(mask: Tensor, index: Tensor) -> Tensor:
-        return sample(mask[None].float(), index, nearest=True, zeros=True)[0] > 0.5
+    def _nearest(image: Tensor, index: Tensor) -> Tensor:
+        return sample(image[None], index, nearest=True, zeros=True)[0]
 
 
 def region_box(scan: Scan, spacing_mm: float, margin_mm: float, multiple: int = 1) -> Geometry:

@@ -77,8 +77,9 @@ class Encoder:
         return self(scan.on(grid, matrix))
 
     def __call__(self, image: Tensor) -> Features:
-        """Features of an image ``(D, H, W)`` in [0, 1] with even sides."""
-        return Features(mind_ssc(image), None if self.network is None else dsir(self.network, image))
+        """Features of an image ``(D, H, W)`` in [0, 1] with even sides; the network first, which needs most memory."""
+        half = None if self.network is None else dsir(self.network, image)
+        return Features(mind_ssc(image), half)
 
 
 def dsir(network: nn.Module, image: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class MasrNet(nn.Module):
         """Features of `image` ``(N, 1, D, H, W)`` in [0, 1], of any size."""
         shape = image.shape[2:]
         image = _padded(image, COARSEST_STRIDE)
-        fine = self.stem(_blocks(low_pass(image)))
+        fine = self.stem(_blocks(_blurred(image)))
         if self.radii:
             fine = torch.cat((fine, self.squeeze(self._self_similarity(self.project(fine)))), dim=1)
         middle = self.down4(blur_pool(fine))
@@ -158,7 +158,7 @@ def blur_pool(x: Tensor) -> Tensor:
     return x
 
 
-def low_pass(image: Tensor) -> Tensor:
+def _blurred(image: Tensor) -> Tensor:
     """``(N, C, D, H, W)`` with filter [1, 2, 1] / 4 along each axis: nothing is left at the Nyquist frequency."""
     for axis in (2, 3, 4):
         n = image.shape[axis]

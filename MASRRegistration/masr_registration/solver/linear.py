@@ -29,10 +29,15 @@ from .convex import cost_volume, window
 SCALE_LIMITS = (0.7, 1.4)
 MAX_TRUSTED_ROTATION = 45.0
 START_ROTATION = 30.0
-COARSE_MM, FINE_MM = 4.0, 3.0
-COARSE_VOXELS = 150_000
+COARSE_MM, FINE_MM = 5.0, 3.0
+COARSE_VOXELS = 80_000
 """The coarse grid has about as many voxels at most: larger bodies are matched on a coarser one."""
 MARGIN_MM = 16.0
+GRADIENT_POINTS = 40_000
+ROTATION_UNIT = 50.0
+"""Millimetres from the centre at which a rotation parameter moves as far as a translation parameter."""
+STEPS, ENOUGH = 12, 2e-4
+"""Gauss-Newton steps at most, and the share of the cost that a step must gain to be followed by another."""
 Tick = Callable[[float], None]
 
 
@@ -51,43 +56,52 @@ class LinearStage:
 
     def __init__(self, fixed: Scan, moving: Scan, spacing_mm: float) -> None:
         self.grid = region_box(fixed, spacing_mm, MARGIN_MM, multiple=2)
-        self.moving = moving.smoothed(spacing_mm)
-        scan, eye = fixed.smoothed(spacing_mm), np.eye(4)
-        self.features = mind_ssc(scan.on(self.grid, eye), radius=1)
+        self.fixed, self.moving = fixed.smoothed(spacing_mm), moving.smoothed(spacing_mm)
+        self.features = mind_ssc(self.fixed.on(self.grid, np.eye(4)), radius=1)
         self.region = fixed.region_in(self.grid)
-        self.known = scan.known_on(self.grid, eye)
+        self.known = self.fixed.known_on(self.grid, np.eye(4))
+        self.counted = self.region * self.fixed.weight_on(self.grid, np.eye(4))
         generator = torch.Generator().manual_seed(0)
         body = self.features[:, self.region]
         shuffled = body[:, torch.randperm(body.shape[1], generator=generator).to(body.device)]
         self.unrelated = float((body - shuffled).square().mean())
-        self.centre = affine.apply(
-            self.grid.index_to_physical, self.region.nonzero().flip(1).double().cpu().numpy()
-        ).mean(0)
+        voxels = self.region.nonzero()
+        voxels = voxels[:: max(1, len(voxels) // GRADIENT_POINTS)]
+        points = affine.apply(self.grid.index_to_physical, voxels.flip(1).double().cpu().numpy())
+        self.centre = points.mean(0)
+        self._voxels = voxels.T
+        self._arms = np.c_[np.ones(len(points)), (points - self.centre) / ROTATION_UNIT]
+        self._encoded: tuple[bytes, Tensor] = (b"", self.features)
 
     def encode_moving(self, matrix: np.ndarray) -> Tensor:
-        """Features of the moving scan on the fixed grid through `matrix`."""
-        return mind_ssc(self.moving.on(self.grid, matrix), radius=1)
+        """Features of the moving scan on the fixed grid through `matrix`; the last ones are kept."""
+        if self._encoded[0] != matrix.tobytes():
+            self._encoded = matrix.tobytes(), mind_ssc(self.moving.on(self.grid, matrix), radius=1)
+        return self._encoded[1]
 
     def cost(self, matrix: np.ndarray) -> float:
-        """Mean squared feature difference over the fixed region.
+        """Mean squared feature difference over the fixed region, weighted by both masks.
 
         What lies outside the moving field of view counts as unrelated; what is masked out does not count.
         """
         difference = (self.features - self.encode_moving(matrix)).square().mean(dim=0)
         seen = self.moving.seen_on(self.grid, matrix)
-        counted = self.region & (self.moving.allowed_on(self.grid, matrix) | ~seen)
-        if not counted.any():
+        weight = self.counted * torch.where(seen, self.moving.weight_on(self.grid, matrix), 1.0)
+        if not weight.any():
             return self.unrelated
-        return float(torch.where(seen, difference, self.unrelated)[counted].mean())
+        return float((torch.where(seen, difference, self.unrelated) * weight).sum() / weight.sum())
 
     def matches(self, matrix: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Block matches in both directions: fixed points, where they should lie before `matrix`, and weights."""
         moving, known = self.encode_moving(matrix), self.moving.known_on(self.grid, matrix)
         images = [pool(features, 2) for features in (self.features, moving)]
-        weights = [pool(mask.float()[None], 2)[0] for mask in (self.known, known)]
+        weights = [pool(mask[None], 2)[0] for mask in (self.known, known)]
         bodies = [
-            pool(body.float()[None], 2)[0]
-            for body in (self.region & self.known, self.moving.region_on(self.grid, matrix) & known)
+            pool((body * mask)[None], 2)[0]
+            for body, mask in (
+                (self.region, self.known),
+                (self.moving.region_on(self.grid, matrix), known),
+            )
         ]
         to_mm = self._node_to_physical()
         at, step, gains = [], [], []
@@ -96,8 +110,8 @@ class LinearStage:
                 images[own], images[other], torch.ones_like(weights[own]), weights[other], radius
             )
             minimum, label = cost.min(dim=0)
-            gain = (cost.mean(dim=0) - minimum).clamp_min(0)
-            nodes = bodies[own] > 0.5
+            gain = (cost.mean(dim=0) - minimum).clamp_min(0) * bodies[own]
+            nodes = bodies[own] > 0.5 * bodies[own].max()
             at.append(affine.apply(to_mm, nodes.nonzero().flip(1).double().cpu().numpy()))
             step.append(window(radius)[label[nodes].cpu()].double().numpy() @ to_mm[:3, :3].T)
             gains.append(gain[nodes].double().cpu().numpy())
@@ -117,45 +131,56 @@ class LinearStage:
             return matrix
         return matrix @ affine.fit_trimmed(fit, source, target, weights)
 
-    def step_by_gradient(self, matrix: np.ndarray, damping: float, rigid: bool) -> np.ndarray:
-        """`matrix` after one Levenberg-Marquardt step on the feature difference."""
+    def normal_equations(self, matrix: np.ndarray, rigid: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Hessian ``(P, P)`` and force ``(P,)`` of the feature difference in the parameters of a small motion.
+
+        The motion of a point at `arms` ``(N, 4)``, homogeneous and in `ROTATION_UNIT`, is a 3x4 matrix times its arm;
+        P is 12 or, with the combinations of `_RIGID`, 6.
+        """
         features = self.encode_moving(matrix)
-        mask = self.region & self.moving.known_on(self.grid, matrix)
-        residual = (self.features - features)[:, mask].double()
-        gradient = torch.stack(torch.gradient(features, dim=(3, 2, 1)), dim=1)[:, :, mask].double()
-        points = mask.nonzero().flip(1).double().cpu().numpy()
-        axes = self.grid.index_to_physical[:3, :3]
-        arms = affine.apply(self.grid.index_to_physical, points) - self.centre
-        gradient = torch.einsum("cin,ij->cjn", gradient, torch.from_numpy(np.linalg.inv(axes)).to(gradient))
-        normal = torch.einsum("cin,cjn->ijn", gradient, gradient).cpu().numpy()
-        force = torch.einsum("cin,cn->in", gradient, residual).cpu().numpy()
-        basis = _motion_basis(arms, rigid)
-        hessian = np.einsum("pin,ijn,qjn->pq", basis, normal, basis, optimize=True)
-        right = np.einsum("pin,in->p", basis, force, optimize=True)
-        delta = np.linalg.lstsq(hessian + damping * np.diag(np.diag(hessian)), right, rcond=1e-10)[0]
-        if rigid:
-            linear = affine.rotation(delta[3:] / ROTATION_UNIT)
-        else:
-            linear = np.eye(3) + delta[3:].reshape(3, 3) / ROTATION_UNIT
-        return matrix @ affine.about(self.centre, linear, delta[:3])
+        k, j, i = self._voxels
+        depth, height, width = features.shape[1:]
+        slopes = [
+            features[:, k, j, (i + 1).clamp_max(width - 1)] - features[:, k, j, (i - 1).clamp_min(0)],
+            features[:, k, (j + 1).clamp_max(height - 1), i] - features[:, k, (j - 1).clamp_min(0), i],
+            features[:, (k + 1).clamp_max(depth - 1), j, i] - features[:, (k - 1).clamp_min(0), j, i],
+        ]
+        to_index = torch.from_numpy(np.linalg.inv(self.grid.index_to_physical[:3, :3])).to(features)
+        gradient = torch.einsum("icn,ij->cjn", torch.stack(slopes) / 2, to_index)
+        weight = (self.counted * self.moving.known_on(self.grid, matrix))[k, j, i]
+        residual = (self.features[:, k, j, i] - features[:, k, j, i]) * weight
+        pairs = torch.einsum("cin,cjn->nij", gradient * weight, gradient).double().cpu().numpy()
+        force = torch.einsum("cin,cn->in", gradient, residual).double().cpu().numpy() @ self._arms
+        arms = (self._arms[:, :, None] * self._arms[:, None]).reshape(-1, 16)
+        hessian = (arms.T @ pairs.reshape(-1, 9)).reshape(4, 4, 3, 3).transpose(2, 0, 3, 1).reshape(12, 12)
+        if not rigid:
+            return hessian, force.ravel()
+        return _RIGID @ hessian @ _RIGID.T, _RIGID @ force.ravel()
+
+    def step_by_gradient(
+        self, matrix: np.ndarray, equations: tuple[np.ndarray, np.ndarray], damping: float
+    ) -> np.ndarray:
+        """`matrix` after one Levenberg-Marquardt step from its `normal_equations`."""
+        hessian, force = equations
+        delta = np.linalg.lstsq(hessian + damping * np.diag(np.diag(hessian)), force, rcond=1e-10)[0]
+        rigid = len(delta) == 6
+        motion = (delta @ _RIGID if rigid else delta).reshape(3, 4)
+        linear = (
+            affine.rotation(delta[3:] / ROTATION_UNIT) if rigid else np.eye(3) + motion[:, 1:] / ROTATION_UNIT
+        )
+        return matrix @ affine.about(self.centre, linear, motion[:, 0])
 
 
-ROTATION_UNIT = 50.0
-"""Millimetres from the centre at which a rotation parameter moves as far as a translation parameter."""
+def _rigid_motions() -> np.ndarray:
+    """The motions of a rigid body among those of an affine one: ``(6, 12)``, translations first."""
+    motions = np.zeros((6, 3, 4))
+    for axis, unit in enumerate(np.eye(3)):
+        motions[axis, axis, 0] = 1.0
+        motions[3 + axis, :, 1:] = np.cross(unit, np.eye(3)).T
+    return motions.reshape(6, 12)
 
 
-def _motion_basis(arms: np.ndarray, rigid: bool) -> np.ndarray:
-    """Motion of points at `arms` ``(N, 3)`` for each parameter: ``(6 or 12, 3, N)``, translations first."""
-    count = len(arms)
-    basis = np.zeros((6 if rigid else 12, 3, count))
-    for a in range(3):
-        basis[a, a] = 1.0
-        if rigid:
-            basis[3 + a] = np.cross(np.eye(3)[a], arms / ROTATION_UNIT).T
-        else:
-            for b in range(3):
-                basis[3 + 3 * a + b, a] = arms[:, b] / ROTATION_UNIT
-    return basis
+_RIGID = _rigid_motions()
 
 
 def _starts(stage: LinearStage, moving: Scan, given: np.ndarray) -> list[np.ndarray]:
@@ -196,6 +221,8 @@ def register_linear(
     """
     volume = np.prod(region_box(fixed, FINE_MM, MARGIN_MM).extent_mm)
     coarse_mm = max(COARSE_MM, float(np.cbrt(volume / COARSE_VOXELS)))
+    fine_mm = FINE_MM / COARSE_MM * coarse_mm
+    fixed, moving = fixed.smoothed(fine_mm), moving.smoothed(fine_mm)
     coarse = LinearStage(fixed, moving, coarse_mm)
 
     def improve(
@@ -209,7 +236,7 @@ def register_linear(
     trials: list[tuple[float, int, np.ndarray]] = []
     candidates = _starts(coarse, moving, start)
     for number, candidate in enumerate(candidates):
-        moved = coarse.step_by_matching(candidate, 4, affine.fit_rigid)
+        moved = coarse.step_by_matching(candidate, 3, affine.fit_rigid)
         for option in (candidate, moved):
             if allowed(option, start, settings):
                 trials.append((coarse.cost(option), len(trials), option))
@@ -222,30 +249,33 @@ def register_linear(
     trials.sort()
     finalists = []
     for cost, order, matrix in trials[:2]:
-        for radius in (4, 3):
-            for _ in range(2):
-                matrix, cost = improve(
-                    coarse, matrix, cost, coarse.step_by_matching(matrix, radius, affine.fit_rigid)
-                )
+        for radius in (3, 2, 2):
+            matrix, cost = improve(
+                coarse, matrix, cost, coarse.step_by_matching(matrix, radius, affine.fit_rigid)
+            )
         finalists.append((cost, order, matrix))
     cost, _, matrix = min(finalists)
     tick(0.6)
 
-    for stage in (coarse, LinearStage(fixed, moving, FINE_MM * coarse_mm / COARSE_MM)):
+    for stage in (coarse, LinearStage(fixed, moving, fine_mm)):
         cost = stage.cost(matrix)
         if settings.model == "affine":
-            for _ in range(3):
+            for _ in range(2):
                 matrix, cost = improve(
                     stage, matrix, cost, stage.step_by_matching(matrix, 2, affine.fit_affine)
                 )
-        damping = 1e-3
-        for _ in range(12):
-            candidate = stage.step_by_gradient(matrix, damping, settings.model == "rigid")
-            new, new_cost = improve(stage, matrix, cost, candidate)
+        damping, equations = 1e-3, None
+        for _ in range(STEPS):
+            equations = equations or stage.normal_equations(matrix, settings.model == "rigid")
+            new, new_cost = improve(stage, matrix, cost, stage.step_by_gradient(matrix, equations, damping))
+            if new is matrix:
+                damping *= 30
+                if damping > 1:
+                    break
+                continue
             gained = cost - new_cost
-            matrix, cost = new, new_cost
-            damping = damping / 3 if gained > 0 else damping * 10
-            if gained < 1e-4 * cost and damping > 1:
+            matrix, cost, equations, damping = new, new_cost, None, damping / 3
+            if gained < ENOUGH * cost:
                 break
         tick(0.8 if stage is coarse else 1.0)
 

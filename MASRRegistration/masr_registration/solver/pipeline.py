@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from ..transforms.resample import resample
 from ..transforms.velocity import one_to_one_factors, smoothed_where
 from ..volume import Geometry, Volume
 from . import convex, instance, plan
-from .kernels import FEATURE_UNIT, compact
+from .kernels import compact
 from .linear import register_linear
 
 Progress = Callable[[str, float, dict[str, float]], None]
@@ -44,7 +45,8 @@ class RegistrationResult:
 
     Attributes:
         transform, inverse: chains in LPS mm, fixed -> moving and back.
-        metrics: numbers for result.json; similarities are mean squared MIND-SSC differences, lower is better.
+        metrics: numbers for result.json; similarities are mean squared MIND-SSC differences on half the
+            working resolution, lower is better.
         warnings: sentences for a person.
         timings: seconds by stage.
         representation, weights_sha256: what the images were compared by; no weights with MIND-SSC alone.
@@ -80,7 +82,8 @@ def register(
 
     Args:
         fixed, moving: scalar volumes, at least 4 voxels along each axis, finite.
-        fixed_mask, moving_mask: on their image's grid; where zero, the image says nothing.
+        fixed_mask, moving_mask: on their image's grid, labels or weights in [0, 1] (`mask_weights`); where zero, the
+            image says nothing.
         initial_transform: fixed -> moving, LPS mm; what is believed so far.
         replayed: the plan of an earlier run; without one, the finest that fits into the memory is chosen.
         progress: called with the stage, the fraction of the whole and metrics. It may raise `CancelledError`.
@@ -227,8 +230,7 @@ class _Run:
             self.grid = plan.working_grid(self.fixed, spacing, self.preset)
             fixed, moving, eye = self.fixed.smoothed(spacing), self.moving.smoothed(spacing), np.eye(4)
             weights = [
-                scan.known_on(self.grid, matrix).float()
-                for scan, matrix in ((fixed, eye), (moving, self.matrix))
+                scan.known_on(self.grid, matrix) for scan, matrix in ((fixed, eye), (moving, self.matrix))
             ]
             self._tick("discrete", 0.0)
             fixed_mind, fixed_dsir = self._features(fixed, eye)
@@ -300,25 +302,22 @@ class _Run:
         """Similarity before and after, folding, inverse consistency: what the verdict rests on."""
         with self._timed("check"):
             self._tick("check", 0.0)
-            fixed, moving = (scan.smoothed(self.grid.spacing[0]) for scan in (self.fixed, self.moving))
-            eye = np.eye(4)
-            region = self.fixed.region_in(self.grid)
-            reference = compact(mind_ssc(fixed.on(self.grid, eye)))
+            grid, eye = self.grid.reduced(2), np.eye(4)
+            fixed, moving = (scan.smoothed(grid.spacing[0]) for scan in (self.fixed, self.moving))
+            region = self.fixed.region_in(grid) * self.fixed.weight_on(grid, eye)
+            reference = mind_ssc(fixed.on(grid, eye))
 
             def dissimilarity(index: Tensor) -> float:
                 image, known = moving.at(index)
-                del index
-                difference = torch.zeros_like(image)
-                for own, other in zip(reference, mind_ssc(image), strict=True):
-                    difference += (own * FEATURE_UNIT - other).square_()
-                seen = region & known
-                return float(difference[seen].mean()) / len(reference) if seen.any() else float("nan")
+                difference = (reference - mind_ssc(image)).square_().mean(dim=0)
+                seen = region * known
+                return float((difference * seen).sum() / seen.sum()) if seen.any() else float("nan")
 
-            before = dissimilarity(moving.index(self.grid, self.start))
-            after_linear = after = dissimilarity(moving.index(self.grid, self.matrix))
+            before = dissimilarity(moving.index(grid, self.start))
+            after_linear = after = dissimilarity(moving.index(grid, self.matrix))
             self._tick("check", 0.3)
             if self.fields:
-                after = dissimilarity(self._moved_index(moving))
+                after = dissimilarity(self._moved_index(moving, grid))
             if self.fields and not after < after_linear:
                 self.warnings.append("The deformable part did not improve the match and was left out.")
                 self.fields, self.inverse_fields, after = [], [], after_linear
@@ -342,16 +341,14 @@ class _Run:
         result.representation, result.weights_sha256 = self.encoder.name, self.encoder.sha256
         return result
 
-    def _moved_index(self, moving: Scan) -> Tensor:
-        """Where the working grid's points lie in `moving` ``(3, D, H, W)`` by the dense transform, linear beyond it."""
+    def _moved_index(self, moving: Scan, grid: Geometry) -> Tensor:
+        """Where the points of `grid` lie in `moving` ``(3, D, H, W)`` by the dense transform, linear beyond it."""
         linear = TransformChain((Affine(self.matrix),)).dense(self.fixed.geometry)
         bent = (self.dense - linear).to(self.device)
-        displacement = sample(bent, self.fixed.index(self.grid, np.eye(4))).reshape(3, -1)
+        displacement = sample(bent, self.fixed.index(grid, np.eye(4)))
         to_index = torch.tensor(moving.geometry.physical_to_index[:3, :3], dtype=torch.float32)
-        index = moving.index(self.grid, self.matrix)
-        for axis, row in enumerate(to_index.to(self.device)):
-            index[axis] += (row @ displacement).reshape(index.shape[1:])
-        return index
+        bent_index = torch.einsum("ab,bdhw->adhw", to_index.to(self.device), displacement)
+        return moving.index(grid, self.matrix) + bent_index
 
     def _native_foreground(self) -> np.ndarray:
         return np.asarray(self.fixed.region.cpu().numpy())
@@ -429,20 +426,13 @@ class _Run:
 
 def _through(scan: Scan, chain: TransformChain, geometry: Geometry) -> Scan:
     """`scan` resampled through `chain` on `geometry`; what was out of sight is masked out."""
-    device = scan.intensity.device
-    volume = Volume(scan.intensity.cpu().numpy(), scan.geometry)
-    allowed = scan.allowed if scan.allowed is not None else torch.ones_like(scan.region)
-    region, known = (
-        torch.from_numpy(
-            resample(
-                Volume(mask.cpu().numpy().astype(np.int32), scan.geometry),
-                chain,
-                geometry,
-                order="nearest",
-                default=0,
-            ).array
-            > 0
-        ).to(device)
-        for mask in (scan.region, allowed)
-    )
-    return Scan(torch.from_numpy(resample(volume, chain, geometry).array).to(device), region, geometry, known)
+    weight = scan.weight if scan.weight is not None else torch.ones_like(scan.intensity)
+
+    def moved(image: Tensor, order: Literal["linear", "nearest"], default: float | None) -> Tensor:
+        volume = Volume(image.cpu().numpy(), scan.geometry)
+        return torch.from_numpy(resample(volume, chain, geometry, order=order, default=default).array).to(
+            image.device
+        )
+
+    region = moved(scan.region.float(), "nearest", 0) > 0.5
+    return Scan(moved(scan.intensity, "linear", None), region, geometry, moved(weight, "nearest", 0))

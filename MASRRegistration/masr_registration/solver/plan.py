@@ -28,10 +28,13 @@ LADDER = (1.0, 1.25, 1.6, 2.0, 2.5, 3.2)
 """Working spacings, as multiples of the one that suits images and preset."""
 USABLE = 0.9
 """Share of the free memory that a plan may count on."""
-BASE_MB = 600.0
+BASE_MB = 700.0
 IMAGE_BYTES = 24.0
 WORKING_BYTES = 120.0
 """Peak host memory: libraries and compiled code, and bytes per voxel of both images and of the working grid."""
+NETWORK_BYTES = {"mind": 0.0, "masr": 120.0, "masr-faithful": 1500.0}
+"""More of these per voxel of the working grid while a network encodes. For the network alone, 140 and 200 bytes were
+measured with "masr" (the larger at 112^3) and 1250 with "masr-faithful" (64^3)."""
 DEVICE_IMAGE_BYTES, DEVICE_WORKING_BYTES = 30.0, 260.0
 """The same for CUDA, counted from the arrays that the torch kernels make, not measured."""
 SECONDS_LINEAR = 12.0
@@ -99,6 +102,7 @@ def ladder(
     resolved = max(np.cbrt(np.prod(g.spacing)) for g in geometries)
     suited = preset.working_spacing_mm * float(np.clip(resolved / preset.working_spacing_mm, *SPACING_RANGE))
     image_voxels = sum(float(np.prod(g.size)) for g in geometries)
+    network = NETWORK_BYTES[preset.representation]
     plans: list[Plan] = []
     for factor in LADDER:
         size = working_grid(fixed, suited * factor, preset).size
@@ -113,8 +117,8 @@ def ladder(
                 factor,
                 str(device),
                 threads,
-                round(predicted_mb(image_voxels, 0.0 if cuda else voxels)),
-                round((DEVICE_IMAGE_BYTES * image_voxels + DEVICE_WORKING_BYTES * voxels) / 1e6)
+                round(predicted_mb(image_voxels, 0.0 if cuda else voxels, network)),
+                round((DEVICE_IMAGE_BYTES * image_voxels + (DEVICE_WORKING_BYTES + network) * voxels) / 1e6)
                 if cuda
                 else 0.0,
                 seconds=_seconds(voxels, preset, threads),
@@ -123,9 +127,9 @@ def ladder(
     return plans
 
 
-def predicted_mb(image_voxels: float, working_voxels: float) -> float:
-    """Peak host memory in MB for voxels of both images together and of the working grid."""
-    return BASE_MB + (IMAGE_BYTES * image_voxels + WORKING_BYTES * working_voxels) / 1e6
+def predicted_mb(image_voxels: float, working_voxels: float, network_bytes: float = 0.0) -> float:
+    """Peak host memory in MB for voxels of both images together and of the working grid, and `NETWORK_BYTES`."""
+    return BASE_MB + (IMAGE_BYTES * image_voxels + (WORKING_BYTES + network_bytes) * working_voxels) / 1e6
 
 
 def choose(plans: Sequence[Plan], free_mb: float, free_device_mb: float = np.inf) -> Plan:

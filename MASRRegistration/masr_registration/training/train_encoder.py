@@ -188,6 +188,7 @@ def train(
 
     Every `save_every` steps the checkpoint is written and a row of means goes to the log.
     """
+    torch.use_deterministic_algorithms(trainer.device.type == "cpu")
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / CHECKPOINT
     if checkpoint.exists():
@@ -231,7 +232,7 @@ def write_weights(trainer: Trainer, file: Path) -> None:
 def _loader(pairs: Dataset[Pair], numbers: range, workers: int) -> Iterable[Pair]:
     """The pairs of these numbers in order, made ahead by `workers` processes of low priority.
 
-    They are spawned: a fork of a process whose compiled kernels have started OpenMP threads dies.
+    They are spawned: numba ends a process that was forked after its kernels had run.
     """
     return DataLoader(
         Subset(pairs, numbers),

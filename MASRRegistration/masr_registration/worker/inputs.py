@@ -10,9 +10,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from .. import dicom_series
-from ..errors import InputError
 from ..evaluation.landmarks import pair_landmarks, read_landmarks
 from ..transforms.chain import TransformChain
+from ..transforms.files import read_transform
 from ..volume import (
     Volume,
     check_registrable,
@@ -78,11 +78,11 @@ def read_inputs(request: Request, context: Context, until: float) -> Inputs:
             context.warn("The labels lie on another grid than the moving image; their own position was used.")
     initial = None
     if request.initial_transform is not None:
-        initial = TransformChain.from_sitk(_transform(request.initial_transform, "initial transform"))
+        initial = TransformChain.from_sitk(read_transform(request.initial_transform, "initial transform"))
         described["initial_transform"] = describe_file(request.initial_transform)
     truth = None
     if request.truth is not None:
-        truth = _transform(request.truth, "true transform")
+        truth = read_transform(request.truth, "true transform")
         described["truth"] = describe_file(request.truth)
     landmarks = None
     if request.landmarks is not None:
@@ -117,17 +117,6 @@ def _image(path: str, what: str, context: Context) -> Volume:
     for warning in header_warnings(path, volume.geometry):
         context.warn(warning)
     return volume
-
-
-def _transform(path: str, what: str) -> sitk.Transform:
-    name = Path(path).name
-    try:
-        transform = sitk.ReadTransform(path)
-    except RuntimeError as error:
-        raise InputError(f'The {what} "{name}" is not a transform file that can be read.') from error
-    if transform.GetDimension() != 3:
-        raise InputError(f'The {what} "{name}" is not a 3-D transform.')
-    return transform
 
 
 _INTEGERS: dict[int, np.dtype[Any]] = {

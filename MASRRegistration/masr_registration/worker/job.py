@@ -67,19 +67,24 @@ def check_paths(request: Request) -> None:
     """Raises `InputError` for an input that is missing or that a result would replace."""
     for what, path in request.inputs.items():
         name = Path(path).name
-        if not Path(path).exists():
+        if not os.access(path, os.F_OK):  # false, not an error, for a name that is too long
             raise InputError(f'The {what} "{name}" does not exist.')
         for result in RESULT_FILES.values():
             target = Path(request.output) / result
             same = os.path.realpath(path) == os.path.realpath(target)
-            if same or (target.exists() and target.samefile(path)):
+            if same or (os.access(target, os.F_OK) and target.samefile(path)):
                 raise InputError(
                     f'The {what} "{name}" would be overwritten by the result; choose another output folder.'
                 )
 
 
 def _limit_threads(threads: int | None) -> None:
-    """Before the libraries are loaded; `Registration` tells those that can be told later."""
+    """Before the libraries are loaded; `Registration` tells those that can be told later.
+
+    Threads that wait sleep instead of spinning: where other programs want the cores too, spinning made a job of 20 s
+    take minutes.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if threads is not None:
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
             os.environ[variable] = str(threads)

@@ -46,6 +46,11 @@ class JobFolder:
         with staging.writing("The temporary folder"):
             (self.path / _RECORD).write_text(text, encoding="utf-8")
 
+    def collect_temporary(self) -> None:
+        """Whatever libraries of this process put into the temporary folder goes into this one from now on."""
+        os.environ.update(dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(self.path)))
+        tempfile.tempdir = str(self.path)
+
     def remove(self) -> None:
         """Remove the folder and what the job keeps elsewhere. Never raises: it runs when things went wrong."""
         with suppress(OSError, ValueError, KeyError, TypeError):
@@ -54,7 +59,7 @@ class JobFolder:
                 return  # the next sweep tries again
         with suppress(OSError):
             if Path.cwd() == self.path:
-                os.chdir(tempfile.gettempdir())
+                os.chdir(self.path.parent)
         shutil.rmtree(self.path, ignore_errors=True)
 
 

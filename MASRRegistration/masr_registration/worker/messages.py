@@ -18,6 +18,7 @@ from ..errors import InputError
 PROTOCOL = 1
 MAX_LINE_BYTES = 8 * 2**20
 _LONGEST_INTEGER = 2**63
+_MOST_THREADS = 4096
 
 
 class ProtocolError(ValueError):
@@ -230,10 +231,12 @@ def request_from(values: Mapping[str, Any]) -> Request:
     for name, path in {**request.inputs, "output": request.output}.items():
         if "\0" in path or not Path(path).is_absolute():
             raise InputError(f"The path of the {name} is not absolute.")
-    if request.threads is not None and not 1 <= request.threads <= 4096:
-        raise InputError(f"The number of threads must be 1 or more, not {request.threads}.")
+        if any("\ud800" <= character <= "\udfff" for character in path):
+            raise InputError(f"The path of the {name} is not UTF-8, which the libraries that read it demand.")
+    if request.threads is not None and not 1 <= request.threads <= _MOST_THREADS:
+        raise InputError(f"The number of threads must be 1 to {_MOST_THREADS}, not {request.threads}.")
     if not 0 <= request.seed < _LONGEST_INTEGER:
-        raise InputError(f"The seed must be 0 or a positive integer, not {request.seed}.")
+        raise InputError(f"The seed must be 0 to {_LONGEST_INTEGER - 1}, not {request.seed}.")
     return request
 
 

@@ -47,12 +47,13 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
 
 
 def as_type(volume: Volume, dtype: np.dtype[Any] | None) -> Volume:
-    """`volume` rounded and clipped to an integer type; itself if `dtype` is None."""
+    """`volume` rounded to an integer type; itself if `dtype` is None or cannot hold its values."""
     if dtype is None:
         return volume
     limits = np.iinfo(dtype)
-    rounded = np.clip(np.rint(volume.array.astype(np.float64)), limits.min, limits.max)
-    return volume.with_array(rounded.astype(dtype))
+    if volume.array.min() < limits.min or volume.array.max() > limits.max:
+        return volume
+    return volume.with_array(np.rint(volume.array.astype(np.float64)).astype(dtype))
 
 
 @contextmanager

@@ -57,6 +57,7 @@ class Session:
         signal.signal(signal.SIGTERM, lambda *_: self._cancel.set())
         try:
             self._folder = JobFolder.current()
+            self._folder.collect_temporary()
             context = Context(self._send, self._folder, self._cancel)
             self._uninterrupted = context.uninterrupted
             threading.Thread(target=self._listen, daemon=True, name="stdin").start()

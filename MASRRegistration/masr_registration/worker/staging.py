@@ -25,6 +25,7 @@ _SENTENCES = {
     errno.ENOTDIR: "part of its path is a file, not a folder",
     errno.EEXIST: "there is a file of that name",
     errno.EIO: "the disk reports an error",
+    errno.ENAMETOOLONG: "its name is too long",
 }
 if hasattr(errno, "EDQUOT"):
     _SENTENCES[errno.EDQUOT] = "the disk quota is used up"
@@ -131,18 +132,20 @@ def roll_back(folder: Path) -> None:
 
 def discard(folder: Path, created: list[Path]) -> bool:
     """Remove a staging folder and those of `created` that are empty, nothing else; False if something is left."""
-    if not folder.name.startswith(PREFIX) or folder.is_symlink():
+    if not folder.name.startswith(PREFIX):
         return True
-    doomed = folder.with_name(f"{folder.name}-discarded")
-    try:
-        roll_back(folder)
-        if folder.exists():
+    if os.path.lexists(folder):
+        if folder.is_symlink():
+            return True
+        doomed = folder.with_name(f"{folder.name}-discarded")
+        try:
+            roll_back(folder)
             folder.rename(doomed)  # a dying job may still be writing into it: its paths lead nowhere now
-    except OSError:
-        return False  # the earlier results may still be inside
-    shutil.rmtree(doomed, ignore_errors=True)
-    if doomed.exists():
-        return False
+        except OSError:
+            return False  # the earlier results may still be inside
+        shutil.rmtree(doomed, ignore_errors=True)
+        if doomed.exists():
+            return False
     for path in reversed(created):
         with suppress(OSError):
             path.rmdir()
