@@ -140,11 +140,11 @@ def test_shift_by_the_coarsest_stride_is_exact_far_from_the_border() -> None:
     torch.testing.assert_close(first[..., 4:-12], second[..., 12:-4])
 
 
-def test_padding_does_not_change_features_far_from_it(network: MasrNet) -> None:
-    image = nn.functional.avg_pool3d(_noise(32, 32, 32), 3, stride=1, padding=1)
+def test_other_sizes_are_completed_with_edge_values(network: MasrNet) -> None:
+    image = _noise(32, 32, 30)
+    completed = nn.functional.pad(image, (0, 2, 0, 0, 0, 0), mode="replicate")
     features = network(image).stride2
-    assert network(image[..., :30]).stride2.shape[-1] == 15
-    torch.testing.assert_close(network(image)[0], features)
+    torch.testing.assert_close(features, network(completed).stride2[..., :15])
 
 
 def test_joined_distances_are_the_sum_over_channels() -> None:

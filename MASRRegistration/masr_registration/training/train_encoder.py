@@ -230,15 +230,16 @@ def write_weights(trainer: Trainer, file: Path) -> None:
 
 
 def _loader(pairs: Dataset[Pair], numbers: range, workers: int) -> Iterable[Pair]:
-    """The pairs of these numbers in order, made ahead by `workers` processes of low priority."""
+    """The pairs of these numbers in order, made ahead by `workers` processes of low priority.
+
+    They are spawned: numba ends a process that was forked after its kernels had run.
+    """
     return DataLoader(
         Subset(pairs, numbers),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        multiprocessing_context="spawn"
-        if workers
-        else None,  # numba ends a process that forks after its kernels ran
+        multiprocessing_context="spawn" if workers else None,
         worker_init_fn=_be_nice,
     )
 
