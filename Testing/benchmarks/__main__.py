@@ -14,6 +14,7 @@ from .runner import OWN_CHECKOUT, Runner
 DEFAULT_METHODS = [
     "identity",
     "masr",
+    "masr-mind",
     "masr-network",
     "masr-command",
     "convexadam*",

@@ -49,6 +49,7 @@ class Method(Protocol):
 _WHERE = {
     "identity": "identity:Identity",
     "masr": "masr:Masr",
+    "masr-mind": "masr:MasrMind",
     "masr-network": "masr:MasrNetwork",
     "masr-linear": "masr:MasrLinear",
     "masr-command": "masr:MasrCommand",

@@ -57,6 +57,13 @@ class Masr:
         )
 
 
+class MasrMind(Masr):
+    """With MIND-SSC alone, whatever the preset asks for."""
+
+    def load_preset(self, name: str) -> presets.Preset:
+        return replace(presets.load(name), representation="mind")
+
+
 class MasrNetwork(Masr):
     """With the features of MASR-Net beside MIND-SSC, encoding included."""
 
