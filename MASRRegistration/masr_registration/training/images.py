@@ -20,7 +20,7 @@ from ..representation.descriptor import Scan, region_box
 from ..transforms.grid import sample
 from ..volume import read_volume
 from .appearance import degrade, intensity_transform
-from .pairs import CELL, Pair, as_pair, two_views
+from .pairs import CELL, Pair, SeededPairs, as_pair, two_views
 from .shapes import chance, integer, uniform
 
 
@@ -47,8 +47,8 @@ def read_folder(folder: Path, spacing_mm: float) -> list[Image]:
     return [Image.read(file, spacing_mm) for file in files]
 
 
-class ImagePairs(Dataset[Pair]):
-    """Pair n of a seed from real images; with `others`, only a `share` of the numbers, and those of `others` else."""
+class ImagePairs(SeededPairs):
+    """Pairs of real images; with `others`, only a `share` of the numbers, and those of `others` else."""
 
     def __init__(
         self,
@@ -59,16 +59,10 @@ class ImagePairs(Dataset[Pair]):
         others: Dataset[Pair] | None = None,
         share: float = 0.5,
     ) -> None:
-        self.images, self.size, self.seed, self.length = images, size, seed, length
-        self.others, self.share = others, share
+        super().__init__(size, seed, length)
+        self.images, self.others, self.share = images, others, share
 
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, number: int) -> Pair:
-        if number >= self.length:
-            raise IndexError(number)
-        generator = Generator().manual_seed((self.seed << 32) + number)
+    def make(self, number: int, generator: Generator) -> Pair:
         if self.others is not None and not chance(generator, self.share):
             return self.others[number]
         image = self.images[integer(generator, 0, len(self.images) - 1)]

@@ -86,11 +86,11 @@ def _read_brain(file: Path) -> np.ndarray:
     return np.ascontiguousarray(folded[tuple(slice(a, b) for a, b in zip(low, high, strict=True))])
 
 
-class ProceduralPairs(Dataset[Pair]):
-    """Pair n of a seed, for n = 0, 1, 2, ... `length`."""
+class SeededPairs(Dataset[Pair]):
+    """Pair n of a seed, for n = 0, 1, 2, ... `length`; `make` makes it from its own generator."""
 
-    def __init__(self, anatomies: Anatomies, size: int, seed: int, length: int) -> None:
-        self.anatomies, self.size, self.seed, self.length = anatomies, size, seed, length
+    def __init__(self, size: int, seed: int, length: int) -> None:
+        self.size, self.seed, self.length = size, seed, length
 
     def __len__(self) -> int:
         return self.length
@@ -98,7 +98,20 @@ class ProceduralPairs(Dataset[Pair]):
     def __getitem__(self, number: int) -> Pair:
         if number >= self.length:
             raise IndexError(number)
-        generator = Generator().manual_seed((self.seed << 32) + number)
+        return self.make(number, Generator().manual_seed((self.seed << 32) + number))
+
+    def make(self, number: int, generator: Generator) -> Pair:
+        raise NotImplementedError
+
+
+class ProceduralPairs(SeededPairs):
+    """Pairs of procedural anatomies and of brains."""
+
+    def __init__(self, anatomies: Anatomies, size: int, seed: int, length: int) -> None:
+        super().__init__(size, seed, length)
+        self.anatomies = anatomies
+
+    def make(self, number: int, generator: Generator) -> Pair:
         first, second = two_views(generator, self.size)
         labels, structure, brain = self._anatomy(generator, torch.stack((first, second), dim=1))
         images = degrade(render(labels, structure, generator, brain=brain), generator)
