@@ -129,6 +129,17 @@ def test_a_shifted_image_gives_shifted_features(
     assert _best_shift(first, shipped(crop(contrast, shift)).stride2) == shift
 
 
+def test_the_border_of_an_image_is_no_landmark(shipped: MasrNet, network: MasrNet) -> None:
+    """Where nothing is to be seen, features tell nothing, not even how far away the border is."""
+    for net in (shipped, network):
+        stride2 = net.stem(torch.full((1, 8, 24, 24, 24), 0.5))
+        torch.testing.assert_close(stride2, stride2[..., :1, :1, :1].expand_as(stride2))
+        heads = net.head2(torch.ones(1, net.head2.in_channels, 8, 8, 8))
+        torch.testing.assert_close(heads, heads[..., :1, :1, :1].expand_as(heads))
+    features = shipped(torch.full((1, 1, 64, 64, 64), 0.5)).stride2
+    assert features.flatten(2).std(dim=2).max() < 0.05
+
+
 def test_shift_by_the_coarsest_stride_is_exact_far_from_the_border() -> None:
     """Without the norm's statistics, which look at the whole image, only the border knows where the image lies."""
     torch.manual_seed(0)
