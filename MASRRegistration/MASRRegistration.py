@@ -5,10 +5,9 @@ import time
 
 import slicer
 from masr_registration.errors import CancelledError, MasrError, ResourceError
-from MASRRegistrationLib.gui.binding import ParameterBinding
 from MASRRegistrationLib.gui.job import RegistrationJob
-from MASRRegistrationLib.gui.panel import RegistrationPanel
 from MASRRegistrationLib.gui.parameters import MASRRegistrationParameterNode
+from MASRRegistrationLib.gui.tabs import ModuleTabs
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
@@ -38,26 +37,18 @@ class MASRRegistration(ScriptedLoadableModule):
 class MASRRegistrationWidget(ScriptedLoadableModuleWidget):
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
-        uiWidget = slicer.util.loadUI(self.resourcePath("UI/MASRRegistration.ui"))
-        self.layout.addWidget(uiWidget)
-        self.ui = slicer.util.childWidgetVariables(uiWidget)
-        uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = MASRRegistrationLogic()
-        self.panel = RegistrationPanel(self.ui, self.logic)
-        self.binding = ParameterBinding(
-            self.ui, self.logic.getParameterNode, lambda: self.parent.isEntered, self.panel.show
-        )
-        self.binding.connect()
+        self.tabs = ModuleTabs(self.logic, self.resourcePath, lambda: self.parent.isEntered)
+        self.layout.addWidget(self.tabs.widget)
 
     def cleanup(self):
-        self.panel.abandon()
-        self.binding.release()
+        self.tabs.cleanup()
 
     def enter(self):
-        self.binding.connect()
+        self.tabs.enter()
 
     def exit(self):
-        self.binding.disconnect()
+        self.tabs.exit()
 
     def onReload(self):
         for name in list(sys.modules):

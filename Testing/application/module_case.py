@@ -48,13 +48,15 @@ class ModuleCase(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
         self.widget = slicer.util.getModuleWidget("MASRRegistration")
-        self.ui, self.panel = self.widget.ui, self.widget.panel
+        self.tabs = self.widget.tabs
+        self.tabs.widget.currentIndex = 0
+        self.ui, self.panel = self.tabs.register.ui, self.tabs.register
         self.representation = slicer.modules.masrregistration.widgetRepresentation()
         self.representation.enter()
         self.addCleanup(self.close)
 
     def close(self):
-        self.panel.abandon()
+        self.panel.cleanup()
         self.representation.exit()
         slicer.mrmlScene.Clear(False)
         self.assertEqual(self.temporaryFolders(), [])
@@ -79,7 +81,7 @@ class ModuleCase(unittest.TestCase):
 
     @property
     def parameters(self):
-        return self.widget.binding.parameters
+        return self.tabs.binding.parameters
 
     def choosePair(self):
         fixed, moving = addPair()

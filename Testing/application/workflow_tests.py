@@ -46,6 +46,7 @@ class WorkflowTest(ModuleCase):
         self.assertNotIn(json.dumps(tempfile.gettempdir())[1:-1], transform.GetAttribute("MASR.Result"))
         self.assertIn(transform.GetAttribute("MASR.Verdict"), ("plausible", "doubtful", "failed"))
         self.assertTrue(self.ui.statusLabel.text)
+        self.assertEqual(self.tabs.widget.tabText(self.tabs.widget.currentIndex), "Check")
         self.assertEqual(slicer.util.arrayFromVolume(volume).shape, slicer.util.arrayFromVolume(fixed).shape)
         self.assertIsNone(moving.GetParentTransformNode())
 

@@ -21,8 +21,8 @@ from application.lifecycle_tests import alive  # noqa: E402
 from application.module_case import addPair  # noqa: E402
 from masr_registration.errors import CancelledError, MasrError, ResourceError  # noqa: E402
 from masr_registration.worker.messages import Hello, request_from  # noqa: E402
-from MASRRegistrationLib.gui.panel import plain, remainingTime  # noqa: E402
 from MASRRegistrationLib.gui.process import WorkerProcess  # noqa: E402
+from MASRRegistrationLib.gui.register_tab import plain, remainingTime  # noqa: E402
 
 
 def temporary_folders():
@@ -177,7 +177,11 @@ def test_abandoned(worker):
 def module(slicer_app):
     widget = slicer.util.getModuleWidget("MASRRegistration")
     slicer.modules.masrregistration.widgetRepresentation().enter()
-    for selector, node in zip((widget.ui.fixedSelector, widget.ui.movingSelector), addPair(), strict=True):
+    for selector, node in zip(
+        (widget.tabs.register.ui.fixedSelector, widget.tabs.register.ui.movingSelector),
+        addPair(),
+        strict=True,
+    ):
         selector.setCurrentNode(node)
     return widget
 
@@ -187,17 +191,17 @@ def test_without_torch(module, slicer_app, tmp_path, monkeypatch):
         "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n", encoding="utf-8"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    module.ui.applyButton.click()
-    slicer_app.wait_until(lambda: not module.panel.running)
+    module.tabs.register.ui.applyButton.click()
+    slicer_app.wait_until(lambda: not module.tabs.register.running)
     assert [(level, "PyTorch is not installed" in text) for level, text in slicer_app.messages] == [
         ("error", True)
     ]
-    assert "torch" in module.ui.logEdit.toPlainText()
+    assert "torch" in module.tabs.register.ui.logEdit.toPlainText()
 
 
 def test_quitting_ends_the_worker(module, slicer_app):
-    module.ui.applyButton.click()
-    job = module.panel.job
+    module.tabs.register.ui.applyButton.click()
+    job = module.tabs.register.job
     slicer_app.wait_until(lambda: job.workerPid)
     pid = job.workerPid
     slicer_app.quit()
@@ -208,7 +212,10 @@ def test_quitting_ends_the_worker(module, slicer_app):
 
 def test_interrupted_while_waiting(module, monkeypatch):
     monkeypatch.setattr("time.sleep", mock.Mock(side_effect=KeyboardInterrupt))
-    fixed, moving = module.ui.fixedSelector.currentNode(), module.ui.movingSelector.currentNode()
+    fixed, moving = (
+        module.tabs.register.ui.fixedSelector.currentNode(),
+        module.tabs.register.ui.movingSelector.currentNode(),
+    )
     with pytest.raises(KeyboardInterrupt):
         module.logic.register(fixed, moving)
     assert not module.logic.job.running
@@ -218,50 +225,52 @@ def test_interrupted_while_waiting(module, monkeypatch):
 def test_the_panel_is_up_to_date_while_an_error_message_is_open(module, monkeypatch):
     seen = []
     monkeypatch.setattr("shutil.which", lambda name: None)
-    monkeypatch.setattr("slicer.util.errorDisplay", lambda *a, **k: seen.append(module.ui.applyButton.text))
-    module.ui.applyButton.click()
+    monkeypatch.setattr(
+        "slicer.util.errorDisplay", lambda *a, **k: seen.append(module.tabs.register.ui.applyButton.text)
+    )
+    module.tabs.register.ui.applyButton.click()
     monkeypatch.setattr("shutil.which", lambda name: "/no/PythonSlicer")
-    module.ui.applyButton.click()
-    module.panel.job._process._process.waitForFinished()
+    module.tabs.register.ui.applyButton.click()
+    module.tabs.register.job._process._process.waitForFinished()
     slicer.app.processEvents()
     assert seen == ["Register", "Register"]
-    assert module.ui.progressBar.isHidden()
+    assert module.tabs.register.ui.progressBar.isHidden()
 
 
 def test_nothing_is_kept_of_parameters_that_are_disconnected(module):
-    first = weakref.ref(module.binding.parameters)
+    first = weakref.ref(module.tabs.binding.parameters)
     for _ in range(3):
         slicer.modules.masrregistration.widgetRepresentation().exit()
         slicer.modules.masrregistration.widgetRepresentation().enter()
     gc.collect()
     assert first() is None
-    assert module.binding.parameters.fixedVolume.GetName() == "T1"
+    assert module.tabs.binding.parameters.fixedVolume.GetName() == "T1"
 
 
 def test_a_closed_scene_is_not_kept_in_memory(module, slicer_app, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: "/no/PythonSlicer")
-    volume = weakref.ref(module.ui.movingSelector.currentNode())
-    module.ui.applyButton.click()
-    job = weakref.ref(module.panel.job)
-    slicer_app.wait_until(lambda: not module.panel.running)
+    volume = weakref.ref(module.tabs.register.ui.movingSelector.currentNode())
+    module.tabs.register.ui.applyButton.click()
+    job = weakref.ref(module.tabs.register.job)
+    slicer_app.wait_until(lambda: not module.tabs.register.running)
     slicer.mrmlScene.Clear(False)
     gc.collect()
     assert (job(), volume()) == (None, None)
 
 
 def test_reload(module, slicer_app):
-    module.ui.applyButton.click()
-    job = module.panel.job
+    module.tabs.register.ui.applyButton.click()
+    job = module.tabs.register.job
     with mock.patch.dict(sys.modules):
-        code = sys.modules["MASRRegistrationLib.gui.panel"]
+        code = sys.modules["MASRRegistrationLib.gui.register_tab"]
         module.onReload()
-        assert sys.modules["MASRRegistrationLib.gui.panel"] is not code
+        assert sys.modules["MASRRegistrationLib.gui.register_tab"] is not code
     again = slicer.util.getModuleWidget("MASRRegistration")
     assert again is not module
     assert not job.running
     assert temporary_folders() == []
-    assert again.ui.fixedSelector.currentNode().GetName() == "T1"
-    assert again.ui.applyButton.enabled
+    assert again.tabs.register.ui.fixedSelector.currentNode().GetName() == "T1"
+    assert again.tabs.register.ui.applyButton.enabled
     assert slicer_app.messages == []
 
 

@@ -20,7 +20,8 @@ class ParameterBinding(VTKObservationMixin):
     one; both would reach the parameter node. So they are disconnected meanwhile, and a deleted node leaves an empty
     parameter.
 
-    `onChange` gets the parameter node whenever it or one of its values has changed.
+    The widgets are the attributes of each of `uis`. `onChange` gets the parameter node whenever it or one of its
+    values has changed.
 
     Attributes:
         parameters: the parameter node, None while nothing is connected.
@@ -28,20 +29,20 @@ class ParameterBinding(VTKObservationMixin):
 
     def __init__(
         self,
-        ui: Any,
+        uis: list[Any],
         getParameterNode: Callable[[], Any],
         isShown: Callable[[], bool],
         onChange: Callable[[Any], None],
     ) -> None:
         super().__init__()
         self.parameters: Any = None
-        self._ui, self._getParameterNode, self._isShown, self._onChange = (
-            ui,
+        self._uis, self._getParameterNode, self._isShown, self._onChange = (
+            uis,
             getParameterNode,
             isShown,
             onChange,
         )
-        self._guiTag: int | None = None
+        self._guiTags: list[int] = []
         self._removed: dict[str, list[str]] = {}
         scene = slicer.mrmlScene
         for event in (scene.StartCloseEvent, scene.StartImportEvent):
@@ -58,7 +59,7 @@ class ParameterBinding(VTKObservationMixin):
         self.parameters = self._getParameterNode()
         if self.parameters.preset not in presets.names():  # a scene of another version
             self.parameters.preset = DEFAULT_PRESET
-        self._guiTag = self.parameters.connectGui(self._ui)
+        self._connectGui()
         self.addObserver(self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onModified)
         self._onChange(self.parameters)
 
@@ -77,10 +78,12 @@ class ParameterBinding(VTKObservationMixin):
         self.disconnect()
         self.removeObservers()
 
+    def _connectGui(self) -> None:
+        self._guiTags = [self.parameters.connectGui(ui) for ui in self._uis]
+
     def _disconnectGui(self) -> None:
-        if self._guiTag is not None:
-            self.parameters.disconnectGui(self._guiTag)
-            self._guiTag = None
+        while self._guiTags:
+            self.parameters.disconnectGui(self._guiTags.pop())
 
     def _onModified(self, caller: Any, event: str) -> None:
         self._onChange(self.parameters)
@@ -110,4 +113,4 @@ class ParameterBinding(VTKObservationMixin):
         for name in names:
             setattr(self.parameters, name, None)
         if names and not self._removed:
-            self._guiTag = self.parameters.connectGui(self._ui)
+            self._connectGui()

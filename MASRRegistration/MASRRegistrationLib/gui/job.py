@@ -95,6 +95,7 @@ class RegistrationJob:
         if self.running:
             self._process.abandon()
             self._close()
+            self._folder.remove()
 
     def _onSceneClose(self, caller: Any, event: str) -> None:
         self._sceneClosed = True
@@ -128,12 +129,16 @@ class RegistrationJob:
             self.error.__cause__ = problem
         finally:
             self._close()
-        if self._onFinished is not None:
-            self._onFinished(self.result, self.error)
+        if self.error is not None:
+            self._folder.remove()
+        try:
+            if self._onFinished is not None:
+                self._onFinished(self.result, self.error)
+        finally:
+            self._folder.remove()
 
     def _close(self) -> None:
         self.running = False
-        self._folder.remove()
         slicer.app.disconnect("aboutToQuit()", self.abandon)
         self._scene.RemoveObserver(self._sceneObserver)
         del self._inputs, self._outputs  # whoever keeps the job does not keep large nodes of a closed scene

@@ -34,6 +34,7 @@ class RegistrationResult:
         volumeNode: the moving volume on the fixed volume's grid, without a parent transform.
         verdict: level (plausible, doubtful, failed) and reasons.
         metrics, warnings: as in result.json; `warnings` also says what changed in the scene meanwhile.
+        files: all of the result by name (inverse, displacement, ...); gone when `onFinished` has returned.
     """
 
     transformNode: Any
@@ -41,6 +42,7 @@ class RegistrationResult:
     verdict: dict[str, Any]
     metrics: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
+    files: dict[str, Path] = field(default_factory=dict)
 
 
 def deliver(
@@ -71,7 +73,9 @@ def deliver(
     _setTransform(transformNode, transform, np.linalg.inv(moving.parentToWorld))
     _setVolume(volumeNode, array, fixed)
     _describe(transformNode, outcome, warnings, fixed, moving)
-    return RegistrationResult(transformNode, volumeNode, outcome.verdict, outcome.metrics, warnings)
+    return RegistrationResult(
+        transformNode, volumeNode, outcome.verdict, outcome.metrics, warnings, outcome.files
+    )
 
 
 def _changes(fixed: InputVolume, moving: InputVolume) -> list[str]:

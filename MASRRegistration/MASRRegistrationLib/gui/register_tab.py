@@ -1,8 +1,9 @@
-"""The module panel: shows why it cannot register, what a running job does, and what came out."""
+"""The Register tab: shows why it cannot register, what a running job does, and what came out."""
 
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from typing import Any
 
 import slicer
@@ -12,29 +13,31 @@ from slicer.i18n import tr as _
 
 from ..mrml.inputs import checkRequest
 from ..mrml.results import RegistrationResult
+from .tab import Tab
 
 
-class RegistrationPanel:
-    """Drives the widgets of MASRRegistration.ui.
+class RegisterTab(Tab):
+    """`logic` has `register` and `getParameterNode`; `onResult` gets what a registration left in the scene."""
 
-    `logic` has `register` and `getParameterNode`.
+    file = "RegisterTab.ui"
 
-    Attributes:
-        parameters: the connected parameter node, None while the module is not shown.
-    """
-
-    def __init__(self, ui: Any, logic: Any) -> None:
-        self.ui, self.logic = ui, logic
-        self.parameters: Any = None
+    def __init__(
+        self,
+        resourcePath: Callable[[str], str],
+        logic: Any,
+        onResult: Callable[[RegistrationResult], None],
+    ) -> None:
+        super().__init__(resourcePath)
+        self.logic, self._onResult = logic, onResult
         self.job: Any = None
+        ui = self.ui
         ui.presetFileEdit.currentPath = ""  # it may have begun with a path of its history
         ui.applyButton.connect("clicked(bool)", self.onApply)
         ui.presetFileEdit.connect("currentPathChanged(QString)", lambda path: self.update())
         self.update()
 
-    def show(self, parameters: Any) -> None:
-        """Another parameter node, or other values in it."""
-        self.parameters = parameters
+    def parametersChanged(self, parameters: Any) -> None:
+        super().parametersChanged(parameters)
         self.update()
 
     @property
@@ -64,7 +67,7 @@ class RegistrationPanel:
         else:
             self._register()
 
-    def abandon(self) -> None:
+    def cleanup(self) -> None:
         """End what runs, silently."""
         if self.job is not None:
             self.job.abandon()
@@ -129,6 +132,7 @@ class RegistrationPanel:
             parameters.outputVolume = result.volumeNode
             self.ui.statusLabel.text = verdictText(result)
             self.update()
+            self._onResult(result)
         elif error is not None:
             self._showError(error)
 

@@ -1,0 +1,41 @@
+"""What every tab of the module is: a .ui file, and hooks that `tabs.ModuleTabs` calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import slicer
+
+from ..mrml.results import RegistrationResult
+
+
+class Tab:
+    """A page of the module panel.
+
+    Widgets of the .ui file with a `SlicerParameterName` are bound to that parameter, both ways. Subclasses name their
+    file and override the hooks that they need.
+
+    Attributes:
+        file: the name of the .ui file in Resources/UI.
+        widget, ui: the page, and its children by name.
+        parameters: the connected parameter node; None while the module is not shown and while the scene changes.
+    """
+
+    file: str
+
+    def __init__(self, resourcePath: Callable[[str], str]) -> None:
+        self.widget = slicer.util.loadUI(resourcePath(f"UI/{self.file}"))
+        self.widget.setMRMLScene(slicer.mrmlScene)
+        self.ui = slicer.util.childWidgetVariables(self.widget)
+        self.parameters: Any = None
+
+    def parametersChanged(self, parameters: Any) -> None:
+        """Another parameter node (None: the module is left, or the scene closes or is imported), or other values."""
+        self.parameters = parameters
+
+    def resultArrived(self, result: RegistrationResult) -> None:
+        """A registration of the Register tab ended well; also while the module is not shown."""
+
+    def cleanup(self) -> None:
+        """The module goes away."""
