@@ -53,7 +53,7 @@ class InputVolume:
             )
         ijkToRas = vtk.vtkMatrix4x4()
         node.GetIJKToRASMatrix(ijkToRas)
-        volume = cls(node, name, _array(ijkToRas), _parentToWorld(node), voxelTime(node))
+        volume = cls(node, name, _array(ijkToRas), parentToWorld(node), voxelTime(node))
         volume.worldGrid()
         return volume
 
@@ -140,7 +140,7 @@ def _isUnder(node: Any, transform: Any) -> bool:
     return parent is not None and (parent is transform or _isUnder(parent, transform))
 
 
-def _parentToWorld(node: Any) -> np.ndarray:
+def parentToWorld(node: Any) -> np.ndarray:
     parent = node.GetParentTransformNode()
     if parent is None:
         return np.eye(4)

@@ -19,10 +19,13 @@ from masr_registration.errors import MasrError
 from masr_registration.worker.client import Outcome
 from slicer.i18n import tr as _
 
+from .changes import ChangeRecord
 from .inputs import InputVolume, voxelTime
 
 RESULT_ATTRIBUTE = "MASR.Result"
 VERDICT_ATTRIBUTE = "MASR.Verdict"
+_NODE = slicer.vtkMRMLTransformNode
+FIXED_ROLE, MOVING_ROLE = _NODE.GetFixedNodeReferenceRole(), _NODE.GetMovingNodeReferenceRole()
 
 
 @dataclass
@@ -50,32 +53,46 @@ def deliver(
 ) -> RegistrationResult:
     """Write a result into the given output nodes; None, deleted or unsuitable ones are made anew.
 
-    Raises `MasrError` for files that cannot be read.
+    `changes.revert` puts the scene back. Raises `MasrError` for files that cannot be read.
     """
     warnings = [*outcome.warnings, *_changes(fixed, moving)]
-    scene = slicer.mrmlScene
     transform, array = _readTransform(outcome.files["transform"]), _readVoxels(outcome.files["warped"])
-    wanted = transformNode if transformNode is not None and scene.IsNodePresent(transformNode) else None
-    title = f"{moving.name} to {fixed.name}"
+    record = ChangeRecord.begin(transformNode, volumeNode)
+    wanted = _present(transformNode)
     transformNode = wanted if wanted is not None and _canHold(wanted, transform) else None
-    if transformNode is None:
-        kind = "vtkMRMLLinearTransformNode" if transform.IsLinear() else "vtkMRMLTransformNode"
-        transformNode = scene.AddNewNodeByClass(kind, scene.GenerateUniqueName(title))
+    kind = "vtkMRMLLinearTransformNode" if transform.IsLinear() else "vtkMRMLTransformNode"
+    transformNode = _output(record, transformNode, kind, f"{moving.name} to {fixed.name}")
+    name = f"{moving.name} registered to {fixed.name}"
+    volumeNode = _output(record, _present(volumeNode), "vtkMRMLScalarVolumeNode", name)
     if wanted is not None and transformNode is not wanted:
-        warnings.append(
-            _('"{old}" cannot hold this kind of transform; the result is in "{new}".').format(
-                old=wanted.GetName(), new=transformNode.GetName()
-            )
-        )
-    if volumeNode is None or not scene.IsNodePresent(volumeNode):
-        name = scene.GenerateUniqueName(f"{moving.name} registered to {fixed.name}")
-        volumeNode = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+        sentence = _('"{old}" cannot hold this kind of transform; the result is in "{new}".')
+        warnings.append(sentence.format(old=wanted.GetName(), new=transformNode.GetName()))
+    record.belongsTo(transformNode)
     _setTransform(transformNode, transform, np.linalg.inv(moving.parentToWorld))
     _setVolume(volumeNode, array, fixed)
+    if volumeNode.GetDisplayNode() is None:
+        volumeNode.CreateDefaultDisplayNodes()
+        record.created(volumeNode.GetDisplayNode())
+    for node in (transformNode, volumeNode):
+        _setReferences(node, fixed, moving)
     _describe(transformNode, outcome, warnings, fixed, moving)
     return RegistrationResult(
         transformNode, volumeNode, outcome.verdict, outcome.metrics, warnings, outcome.files
     )
+
+
+def storedResult(transformNode: Any) -> dict[str, Any] | None:
+    """What `deliver` wrote into a transform node (see there), None for any other node."""
+    text = None if transformNode is None else transformNode.GetAttribute(RESULT_ATTRIBUTE)
+    return None if text is None else json.loads(text)
+
+
+def createOutput(record: ChangeRecord | None, className: str, name: str) -> Any:
+    """A new node of that name (or one like it), which reverting removes."""
+    node = slicer.mrmlScene.AddNewNodeByClass(className, slicer.mrmlScene.GenerateUniqueName(name))
+    if record is not None:
+        record.created(node)
+    return node
 
 
 def _changes(fixed: InputVolume, moving: InputVolume) -> list[str]:
@@ -106,6 +123,18 @@ def _changed(volume: InputVolume, withParents: bool) -> bool:
             parent.GetMatrixTransformToWorld(matrix)
             now = slicer.util.arrayFromVTKMatrix(matrix) @ now
     return not np.allclose(now, expected, atol=1e-6)
+
+
+def _present(node: Any) -> Any:
+    return node if node is not None and slicer.mrmlScene.IsNodePresent(node) else None
+
+
+def _output(record: ChangeRecord, wanted: Any, className: str, name: str) -> Any:
+    """`wanted`, whose content will be replaced, or a new node."""
+    if wanted is None:
+        return createOutput(record, className, name)
+    record.willReplace(wanted)
+    return wanted
 
 
 def _readTransform(path: Path) -> Any:
@@ -158,25 +187,28 @@ def _setVolume(node: Any, array: np.ndarray, fixed: InputVolume) -> None:
     node.SetAndObserveTransformNodeID(None)
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(fixed.ijkToWorld))
     slicer.util.updateVolumeFromArray(node, array)
-    node.CreateDefaultDisplayNodes()
+
+
+def _setReferences(node: Any, fixed: InputVolume, moving: InputVolume) -> None:
+    """For DICOM export, and to find the inputs again."""
+    for role, volume in ((FIXED_ROLE, fixed), (MOVING_ROLE, moving)):
+        node.SetNodeReferenceID(role, volume.node.GetID() if volume.isInScene() else None)
 
 
 def _describe(
     node: Any, outcome: Outcome, warnings: list[str], fixed: InputVolume, moving: InputVolume
 ) -> None:
-    """References for DICOM export, and the whole result as JSON (base names and hashes, no paths)."""
-    kind = slicer.vtkMRMLTransformNode
-    for role, volume in (
-        (kind.GetFixedNodeReferenceRole(), fixed),
-        (kind.GetMovingNodeReferenceRole(), moving),
-    ):
-        node.SetNodeReferenceID(role, volume.node.GetID() if volume.isInScene() else None)
+    """The whole result as JSON (names and hashes, no paths), and where the inputs lay (RAS mm)."""
     content = {
         "verdict": outcome.verdict,
         "metrics": outcome.metrics,
         "warnings": warnings,
         "timings": outcome.timings,
         "provenance": outcome.provenance,
+        "scene": {
+            role: {"name": volume.name, "parentToWorld": volume.parentToWorld.tolist()}
+            for role, volume in (("fixed", fixed), ("moving", moving))
+        },
     }
     node.SetAttribute(RESULT_ATTRIBUTE, json.dumps(content))
     node.SetAttribute(VERDICT_ATTRIBUTE, str(outcome.verdict.get("level", "")))
