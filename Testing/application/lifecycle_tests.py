@@ -82,7 +82,7 @@ class LifecycleTest(ModuleCase):
         slicer.mrmlScene.RemoveNode(moving)
         self.waitUntilIdle()
         self.assertEqual(self.errors, [])
-        self.assertIn('"T2" was deleted', self.ui.statusLabel.text)
+        self.assertIn('"T2" was deleted', self.tabs.result.ui.verdictLabel.text)
         self.assertIsNone(self.parameters.outputTransform.GetNodeReference("spatialRegistrationMoving"))
         self.assertIsNone(self.parameters.movingVolume)
 
@@ -166,7 +166,7 @@ class ChoiceTest(ModuleCase):
         self.assertIn("not a preset", self.errors[0])
 
     def test_what_is_shown_at_first(self):
-        self.assertIn("not a medical device", self.ui.disclaimerLabel.text)
+        self.assertIn("not a medical device", self.tabs.result.ui.disclaimerLabel.text)
         self.assertTrue(self.ui.logButton.collapsed)
         self.assertTrue(self.ui.advancedButton.collapsed)
         self.assertTrue(self.ui.progressBar.isHidden())

@@ -45,7 +45,7 @@ class WorkflowTest(ModuleCase):
         self.assertEqual(result["provenance"]["preset"]["name"], "quick")
         self.assertNotIn(json.dumps(tempfile.gettempdir())[1:-1], transform.GetAttribute("MASR.Result"))
         self.assertIn(transform.GetAttribute("MASR.Verdict"), ("plausible", "doubtful", "failed"))
-        self.assertTrue(self.ui.statusLabel.text)
+        self.assertEqual(self.ui.statusLabel.text, 'Done: "T2 to T1".')
         self.assertEqual(self.tabs.widget.tabText(self.tabs.widget.currentIndex), "Check")
         self.assertEqual(slicer.util.arrayFromVolume(volume).shape, slicer.util.arrayFromVolume(fixed).shape)
         self.assertIsNone(moving.GetParentTransformNode())

@@ -21,8 +21,9 @@ from application.lifecycle_tests import alive  # noqa: E402
 from application.module_case import addPair  # noqa: E402
 from masr_registration.errors import CancelledError, MasrError, ResourceError  # noqa: E402
 from masr_registration.worker.messages import Hello, request_from  # noqa: E402
+from MASRRegistrationLib.gui.messages import plain  # noqa: E402
 from MASRRegistrationLib.gui.process import WorkerProcess  # noqa: E402
-from MASRRegistrationLib.gui.register_tab import plain, remainingTime  # noqa: E402
+from MASRRegistrationLib.gui.register_tab import remainingTime  # noqa: E402
 
 
 def temporary_folders():

@@ -18,3 +18,4 @@ class MASRRegistrationParameterNode:
     preset: Annotated[str, Choice(presets.names())] = DEFAULT_PRESET
     outputTransform: vtkMRMLTransformNode
     outputVolume: vtkMRMLScalarVolumeNode
+    hardenApplied: bool = False

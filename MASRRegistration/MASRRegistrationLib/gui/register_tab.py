@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable
 from typing import Any
 
-import slicer
 from masr_registration import presets
 from masr_registration.errors import CancelledError, InputError, MasrError
 from slicer.i18n import tr as _
 
 from ..mrml.inputs import checkRequest
 from ..mrml.results import RegistrationResult
+from .messages import showError
 from .tab import Tab
 
 
@@ -43,6 +42,9 @@ class RegisterTab(Tab):
     @property
     def running(self) -> bool:
         return self.job is not None
+
+    def resultReverted(self) -> None:
+        self.ui.statusLabel.text = _("Reverted: the scene is as before the registration.")
 
     def update(self) -> None:
         """Show what can be done now, and if nothing, why."""
@@ -130,7 +132,7 @@ class RegisterTab(Tab):
             parameters = self.parameters or self.logic.getParameterNode()
             parameters.outputTransform = result.transformNode
             parameters.outputVolume = result.volumeNode
-            self.ui.statusLabel.text = verdictText(result)
+            self.ui.statusLabel.text = _('Done: "{name}".').format(name=result.transformNode.GetName())
             self.update()
             self._onResult(result)
         elif error is not None:
@@ -144,12 +146,7 @@ class RegisterTab(Tab):
             self.ui.logEdit.appendPlainText(details)
         self.update()
         if not isinstance(error, CancelledError):
-            slicer.util.errorDisplay(plain(str(error)), detailedText=details or None)
-
-
-def plain(text: str) -> str:
-    """`text` for a message box, which would take node names with tags in them for HTML."""
-    return f"<p>{html.escape(text)}</p>" if "<" in text else text
+            showError(error)
 
 
 def stageName(stage: str) -> str:
@@ -173,17 +170,3 @@ def remainingTime(seconds: float | None) -> str:
     if seconds < 90:
         return _(" – about {n} s left").format(n=max(1, round(seconds)))
     return _(" – about {n} min left").format(n=round(seconds / 60))
-
-
-def verdictText(result: RegistrationResult) -> str:
-    """The verdict in words, its reasons, and every warning."""
-    heads = {
-        "plausible": _(
-            "Plausible: no check speaks against this result. How exact it is, only looking can tell."
-        ),
-        "doubtful": _("Doubtful: look closely before you use this result."),
-        "failed": _("Failed: do not use this result."),
-    }
-    level = str(result.verdict.get("level", ""))
-    head = heads.get(level, _("There is no verdict on this result."))
-    return "\n".join(dict.fromkeys([head, *result.verdict.get("reasons", []), *result.warnings]))

@@ -1,4 +1,4 @@
-"""What every tab of the module is: a .ui file, and hooks that `tabs.ModuleTabs` calls."""
+"""What every tab of the module, or a larger part of one, is: a .ui file, and hooks that `tabs.ModuleTabs` calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..mrml.results import RegistrationResult
 
 
 class Tab:
-    """A page of the module panel.
+    """A page of the module panel, or a part of one.
 
     Widgets of the .ui file with a `SlicerParameterName` are bound to that parameter, both ways. Subclasses name their
     file and override the hooks that they need.
@@ -36,6 +36,9 @@ class Tab:
 
     def resultArrived(self, result: RegistrationResult) -> None:
         """A registration of the Register tab ended well; also while the module is not shown."""
+
+    def resultReverted(self) -> None:
+        """The scene is as it was before the registration whose result was shown."""
 
     def cleanup(self) -> None:
         """The module goes away."""

@@ -13,6 +13,7 @@ from .binding import ParameterBinding
 from .check_tab import CheckTab
 from .landmarks_tab import LandmarksTab
 from .register_tab import RegisterTab
+from .result_panel import ResultPanel
 from .tab import Tab
 
 
@@ -21,7 +22,7 @@ class ModuleTabs:
 
     Attributes:
         widget: the QTabWidget.
-        register, check, landmarks: the tabs.
+        register, check, landmarks: the tabs; result: the section Result of the Register tab.
     """
 
     def __init__(self, logic: Any, resourcePath: Callable[[str], str], isShown: Callable[[], bool]) -> None:
@@ -29,11 +30,16 @@ class ModuleTabs:
         self.register = RegisterTab(resourcePath, logic, self._onResult)
         self.check = CheckTab(resourcePath)
         self.landmarks = LandmarksTab(resourcePath)
-        titles = _("Register"), _("Check"), _("Landmarks")
-        self._tabs: tuple[Tab, ...] = self.register, self.check, self.landmarks
-        for tab, title in zip(self._tabs, titles, strict=True):
+        for tab, title in (
+            (self.register, _("Register")),
+            (self.check, _("Check")),
+            (self.landmarks, _("Landmarks")),
+        ):
             self.widget.addTab(tab.widget, title)
-        uis = [tab.ui for tab in self._tabs]
+        self.result = ResultPanel(resourcePath, self._onReverted)
+        self.register.ui.resultButton.layout().addWidget(self.result.widget)
+        self._parts: tuple[Tab, ...] = self.register, self.result, self.check, self.landmarks
+        uis = [part.ui for part in self._parts]
         self.binding = ParameterBinding(uis, logic.getParameterNode, isShown, self._onParameters)
         self.binding.connect()
 
@@ -44,15 +50,20 @@ class ModuleTabs:
         self.binding.disconnect()
 
     def cleanup(self) -> None:
-        for tab in self._tabs:
-            tab.cleanup()
+        for part in self._parts:
+            part.cleanup()
         self.binding.release()
 
     def _onParameters(self, parameters: Any) -> None:
-        for tab in self._tabs:
-            tab.parametersChanged(parameters)
+        for part in self._parts:
+            part.parametersChanged(parameters)
+
+    def _onReverted(self) -> None:
+        for part in self._parts:
+            part.resultReverted()
+        self.widget.setCurrentWidget(self.register.widget)
 
     def _onResult(self, result: RegistrationResult) -> None:
-        for tab in self._tabs:
-            tab.resultArrived(result)
+        for part in self._parts:
+            part.resultArrived(result)
         self.widget.setCurrentWidget(self.check.widget)

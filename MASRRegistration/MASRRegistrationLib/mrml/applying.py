@@ -37,6 +37,11 @@ def reasonsAgainst(transformNode: Any) -> list[str]:
     return list(verdict.get("reasons", [])) if verdict.get("level") == "failed" else []
 
 
+def fixedNode(transformNode: Any) -> Any:
+    """The fixed volume of a result; None when it was deleted."""
+    return transformNode.GetNodeReference(FIXED_ROLE)
+
+
 class Application:
     """A result that is applied to nodes. Raises `InputError` for a transform node that holds no result."""
 
@@ -54,7 +59,7 @@ class Application:
         name = node.GetName()
         if not any(node.IsA(kind) for kind in NODE_CLASSES):
             raise InputError(_('"{name}" is of a kind that cannot be moved.').format(name=name))
-        if node is self.transformNode.GetNodeReference(FIXED_ROLE):
+        if node is fixedNode(self.transformNode):
             raise InputError(_('"{name}" is the fixed volume, which stays where it is.').format(name=name))
         if self._record is not None and node in self._record.createdNodes():
             raise InputError(_('"{name}" was made by this registration and lies right.').format(name=name))
@@ -175,7 +180,7 @@ class Application:
                 scene.RemoveNode(result)
 
     def _fixed(self) -> InputVolume:
-        node = self.transformNode.GetNodeReference(FIXED_ROLE)
+        node = fixedNode(self.transformNode)
         if node is None:
             raise InputError(_("The fixed volume is gone, and with it the grid to harden to."))
         return InputVolume.of(node)

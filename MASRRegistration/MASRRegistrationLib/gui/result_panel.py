@@ -1,0 +1,175 @@
+"""The Result section: how the result was made, moving things along with it, its inverse, and taking it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import qt
+import slicer
+from masr_registration.errors import InputError
+from slicer.i18n import tr as _
+
+from ..mrml import applying, changes
+from ..mrml.inverse import createInverse
+from ..mrml.provenance import provenanceText, verdictText
+from ..mrml.results import storedResult
+from .messages import plain, showError
+from .tab import Tab
+
+MILLISECONDS_BEFORE_PROGRESS = 1000
+
+
+class ResultPanel(Tab):
+    """About the result in the parameter node's output transform; `onReverted` is told after it was taken back."""
+
+    file = "ResultPanel.ui"
+
+    def __init__(self, resourcePath: Callable[[str], str], onReverted: Callable[[], None]) -> None:
+        super().__init__(resourcePath)
+        self._onReverted = onReverted
+        self._shown: tuple[Any, str | None] = (None, None)
+        ui = self.ui
+        ui.nodeList.connect("itemSelectionChanged()", self.update)
+        ui.applyToButton.connect("clicked(bool)", self.onApplyTo)
+        ui.inverseButton.connect("clicked(bool)", self.onInverse)
+        ui.revertButton.connect("clicked(bool)", self.onRevert)
+        ui.copyButton.connect("clicked(bool)", self.onCopy)
+        scene = slicer.mrmlScene
+        self._sceneObservers = [
+            scene.AddObserver(event, self._onNodesChanged)
+            for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent)
+        ]
+        self._refresh = qt.QTimer()
+        self._refresh.setSingleShot(True)
+        self._refresh.connect("timeout()", self.update)
+        self.update()
+
+    @property
+    def transformNode(self) -> Any:
+        """The node that holds the result, None without one."""
+        node = None if self.parameters is None else self.parameters.outputTransform
+        return node if storedResult(node) is not None else None
+
+    def parametersChanged(self, parameters: Any) -> None:
+        super().parametersChanged(parameters)
+        self.update()
+
+    def cleanup(self) -> None:
+        self._refresh.stop()
+        while self._sceneObservers:
+            slicer.mrmlScene.RemoveObserver(self._sceneObservers.pop())
+
+    def update(self) -> None:
+        """Show the result, and what can be done with it; if nothing, why."""
+        transformNode, ui = self.transformNode, self.ui
+        self._showProvenance(transformNode)
+        self._listNodes(transformNode)
+        there = transformNode is not None
+        ui.resultWidget.visible = there
+        ui.revertButton.enabled = changes.ChangeRecord.of(transformNode) is not None
+        ui.revertLabel.visible = there and not ui.revertButton.enabled
+        ui.applyToButton.enabled = bool(self._selectedNodes())
+        ui.applyToLabel.text = "" if ui.applyToButton.enabled else _("Select above what is to be moved.")
+
+    def onApplyTo(self) -> None:
+        """Move the selected nodes along, after a question when the checks speak against the result."""
+        transformNode, nodes = self.transformNode, self._selectedNodes()
+        reasons = applying.reasonsAgainst(transformNode)
+        question = "\n".join([_("The checks speak against this result. Move by it all the same?"), *reasons])
+        if reasons and not slicer.util.confirmOkCancelDisplay(plain(question)):
+            return
+        harden = self.parameters.hardenApplied
+        try:
+            application = applying.Application(transformNode)
+            for node in nodes:
+                application.check(node, harden)
+            self._apply(application, nodes, harden)
+        except InputError as error:
+            showError(error)
+        self.update()
+
+    def onInverse(self) -> None:
+        with slicer.util.WaitCursor():
+            createInverse(self.transformNode)
+
+    def onRevert(self) -> None:
+        """Ask, then put the scene back as it was before the registration."""
+        transformNode = self.transformNode
+        names = [node.GetName() for node in changes.ChangeRecord.of(transformNode).createdNodes()]
+        question = _("The scene will be as before this registration.")
+        if names:
+            question += " " + _("This removes: {names}.").format(names=", ".join(names))
+        if not slicer.util.confirmOkCancelDisplay(plain(question)):
+            return
+        with slicer.util.WaitCursor():
+            before = changes.revert(transformNode)
+        self.parameters.outputTransform, self.parameters.outputVolume = before
+        self._onReverted()
+
+    def onCopy(self) -> None:
+        slicer.app.clipboard().setText(self.ui.provenanceEdit.toPlainText())
+
+    def _apply(self, application: Any, nodes: list[Any], harden: bool) -> None:
+        """With a busy cursor; a sequence shows how far it is and can be cancelled between its items."""
+        dialog = qt.QProgressDialog(_("Moving…"), _("Cancel"), 0, 100, slicer.util.mainWindow())
+        dialog.windowModality = qt.Qt.WindowModal
+        dialog.minimumDuration = MILLISECONDS_BEFORE_PROGRESS
+        try:
+            with slicer.util.WaitCursor():
+                for index, node in enumerate(nodes):
+                    for fraction in application.steps(node, harden):
+                        dialog.value = int(100 * (index + fraction) / len(nodes))
+                        slicer.app.processEvents()
+                        if dialog.wasCanceled:
+                            return
+        finally:
+            dialog.delete()
+
+    def _showProvenance(self, transformNode: Any) -> None:
+        content = storedResult(transformNode)
+        text = "" if content is None else provenanceText(content)
+        if text != self.ui.provenanceEdit.toPlainText():
+            self.ui.provenanceEdit.setPlainText(text)
+        self.ui.verdictLabel.text = _("There is no result yet.") if content is None else verdictText(content)
+
+    def _listNodes(self, transformNode: Any) -> None:
+        """What could be moved, in the order of the scene; the selection stays."""
+        wanted = (
+            [] if transformNode is None else [(n.GetName(), n.GetID()) for n in self._movable(transformNode)]
+        )
+        items = self._items()
+        if [(item.text(), item.data(qt.Qt.UserRole)) for item in items] == wanted:
+            return
+        selected = {item.data(qt.Qt.UserRole) for item in items if item.isSelected()}
+        nodeList = self.ui.nodeList
+        blocked = nodeList.blockSignals(True)
+        nodeList.clear()
+        for name, nodeId in wanted:
+            item = qt.QListWidgetItem(name, nodeList)
+            item.setData(qt.Qt.UserRole, nodeId)
+            item.setSelected(nodeId in selected)
+        nodeList.blockSignals(blocked)
+
+    def _movable(self, transformNode: Any) -> list[Any]:
+        made = changes.ChangeRecord.of(transformNode)
+        made = [] if made is None else made.createdNodes()
+        outputs = [*made, self.parameters.outputVolume, applying.fixedNode(transformNode)]
+        found = {
+            node.GetID(): node
+            for kind in applying.NODE_CLASSES
+            for node in slicer.util.getNodesByClass(kind)
+            if node not in outputs and not node.GetHideFromEditors()
+        }
+        return list(found.values())
+
+    def _items(self) -> list[Any]:
+        nodeList = self.ui.nodeList
+        return [nodeList.item(row) for row in range(nodeList.count)]
+
+    def _selectedNodes(self) -> list[Any]:
+        ids = [item.data(qt.Qt.UserRole) for item in self._items() if item.isSelected()]
+        return [node for node in map(slicer.mrmlScene.GetNodeByID, ids) if node is not None]
+
+    def _onNodesChanged(self, caller: Any, event: str) -> None:
+        self._refresh.start(0)
