@@ -15,6 +15,7 @@ from typing import Any
 import masr_registration
 import pytest
 from masr_registration import presets
+from masr_registration.case.monitor import CancelFlag
 from masr_registration.worker import client, messages
 
 PACKAGE_FOLDER = Path(masr_registration.__file__).parents[1]
@@ -78,7 +79,7 @@ class Workers:
         self,
         source: str,
         on_message: Callable[[messages.Message], None] = lambda message: None,
-        cancel: client.CancelFlag | None = None,
+        cancel: CancelFlag | None = None,
         python: str | None = None,
     ) -> client.Outcome:
         """The outcome of a worker whose module has this source. No temporary file may be left."""

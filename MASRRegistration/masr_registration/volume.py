@@ -147,33 +147,51 @@ def read_volume(path: str | Path) -> Volume:
     return Volume.from_sitk(image, _name(path))
 
 
+def from_image(image: sitk.Image, name: str) -> Volume:
+    """A SimpleITK image with its own pixel type, refused like one from a file (see `read_volume`)."""
+    size = image.GetSize()
+    _check_kind(size, image.GetNumberOfComponentsPerPixel(), image.GetPixelID(), name)
+    if len(size) > 3:
+        image = sitk.Extract(image, [*size[:3], *[0] * (len(size) - 3)])
+    _check_grid(Geometry.of(image), f'"{name}"')
+    return Volume.from_sitk(image, name)
+
+
 def read_labels(path: str | Path) -> Volume:
     """A label map as int32; as `read_volume` otherwise. Raises `InputError` for values that are not whole numbers."""
     path = Path(path)
-    image = _read(path, sitk.sitkUnknown)
-    array = sitk.GetArrayFromImage(image)
-    whole = array.dtype.kind in "iu" or bool(np.all(np.isfinite(array)) and np.all(array == np.rint(array)))
+    return as_labels(Volume.from_sitk(_read(path, sitk.sitkUnknown), _name(path)))
+
+
+def as_labels(volume: Volume) -> Volume:
+    """The same as int32. Raises `InputError` for values that are not whole numbers of 32 bits."""
+    array = volume.array
+    whole = array.dtype.kind in "iub" or bool(np.all(np.isfinite(array)) and np.all(array == np.rint(array)))
     if not whole:
-        raise InputError(f'"{_name(path)}" is not a label map: its values must be whole numbers.')
+        raise InputError(f'"{volume.name}" is not a label map: its values must be whole numbers.')
     limits = np.iinfo(np.int32)
     if array.min() < limits.min or array.max() > limits.max:
         raise InputError(
-            f'"{_name(path)}" is not a label map that can be used: its labels need more than 32 bits.'
+            f'"{volume.name}" is not a label map that can be used: its labels need more than 32 bits.'
         )
-    return Volume(array.astype(np.int32), Geometry.of(image), _name(path))
+    return volume.with_array(array.astype(np.int32))
 
 
 def read_mask(path: str | Path, like: Geometry, what: str) -> Volume:
+    """A mask as `as_mask` gives it, from a file."""
+    path = Path(path)
+    return as_mask(Volume.from_sitk(_read(path, sitk.sitkUnknown), _name(path)), like, what)
+
+
+def as_mask(volume: Volume, like: Geometry, what: str) -> Volume:
     """A mask as float32 weights in [0, 1] on the grid `like`; `what` names it, e.g. "fixed mask".
 
     Probabilities (real numbers from 0 to 1) are weights as they are; in a label map whatever is not zero has weight 1.
     Raises `InputError` when it is neither, when it is empty, or when it lies on another grid (over 0.05 voxels away:
     formats round differently).
     """
-    path = Path(path)
-    image = _read(path, sitk.sitkUnknown)
-    array, name = sitk.GetArrayFromImage(image), f'The {what} "{_name(path)}"'
-    if not check_same_grid(Geometry.of(image), like, tolerance=_MASK_GRID_VOXELS):
+    array, name = volume.array, f'The {what} "{volume.name}"'
+    if not check_same_grid(volume.geometry, like, tolerance=_MASK_GRID_VOXELS):
         raise InputError(f"{name} does not lie on the grid of its image.")
     weights = mask_weights(array)
     if not np.all(np.isfinite(array)) or (
@@ -182,7 +200,7 @@ def read_mask(path: str | Path, like: Geometry, what: str) -> Volume:
         raise InputError(f"{name} holds neither labels (whole numbers) nor probabilities (0 to 1).")
     if not weights.any():
         raise InputError(f"{name} is empty.")
-    return Volume(weights, like, _name(path))
+    return Volume(weights, like, volume.name)
 
 
 def mask_weights(array: np.ndarray) -> np.ndarray:

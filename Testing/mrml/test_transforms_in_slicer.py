@@ -10,6 +10,7 @@ from harness.slicerapp import boot
 boot()
 import slicer  # noqa: E402
 import vtk  # noqa: E402
+from masr_registration.case.writing import write_displacement, write_transform  # noqa: E402
 from masr_registration.solver.instance import Velocity  # noqa: E402
 from masr_registration.transforms.affine import about, rotation  # noqa: E402
 from masr_registration.transforms.chain import Affine, TransformChain  # noqa: E402
@@ -18,7 +19,6 @@ from masr_registration.transforms.grid import sample  # noqa: E402
 from masr_registration.transforms.resample import resample  # noqa: E402
 from masr_registration.transforms.velocity import one_to_one_factors  # noqa: E402
 from masr_registration.volume import Geometry, Volume  # noqa: E402
-from masr_registration.worker.outputs import write_displacement, write_transform  # noqa: E402
 from vtk.util.numpy_support import vtk_to_numpy  # noqa: E402
 
 FLIP = np.array([-1.0, -1.0, 1.0])

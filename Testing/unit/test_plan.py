@@ -169,7 +169,7 @@ import torch
 torch.set_num_threads(int(sys.argv[1]))
 from masr_registration.solver import plan
 from masr_registration.solver.pipeline import register
-from masr_registration.worker.provenance import peak_memory_mb
+from masr_registration.case.provenance import peak_memory_mb
 from phantoms import Head, geometry
 from test_plan import GRID, QUICK, pair
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from masr_registration.evaluation import pictures, report
-from masr_registration.evaluation.report import CSP, NOTICE, PATENT, write_report
+from masr_registration.evaluation.report import CSP, NOTICE, PATENT, report_page
 from masr_registration.volume import Geometry, Volume
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\ud800.nii.gz"
@@ -98,8 +98,7 @@ def _write(path: Path, name: str = "T1.nii.gz", geometry: Geometry | None = None
     image = (100 * np.exp(-8 * ((k - 0.5) ** 2 + (j - 0.5) ** 2 + (i - 0.4) ** 2))).astype(np.float32)
     fixed = Volume(image, geometry, name)
     jacobian = np.where(folded, -0.5, 1 + 0.2 * np.sin(6 * i)).astype(np.float32)
-    write_report(
-        path,
+    page = report_page(
         result=_result(**changes),
         fixed=fixed,
         moving=Volume(image[::2], geometry.resized((1.5, 1.5, 4.0)), f"moving {name}"),
@@ -110,6 +109,7 @@ def _write(path: Path, name: str = "T1.nii.gz", geometry: Geometry | None = None
         folded=folded,
         foreground=image > 30 if foreground is None else foreground,
     )
+    path.write_text(page, encoding="utf-8", errors="replace")
     return Page(path.read_text(encoding="utf-8"))
 
 

@@ -37,6 +37,8 @@ SLICER_PACKAGES = {
 }
 LOADED_BY_SLICER = (
     "masr_registration",
+    "masr_registration.case.files",
+    "masr_registration.case.monitor",
     "masr_registration.errors",
     "masr_registration.presets",
     "masr_registration.worker.messages",

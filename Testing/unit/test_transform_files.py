@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from masr_registration.case.writing import write_displacement
 from masr_registration.errors import InputError
 from masr_registration.transforms.chain import TransformChain
 from masr_registration.transforms.files import read_transform
-from masr_registration.worker.outputs import write_displacement
 from phantoms import LEFT_HANDED, geometry, points_in, smooth_field
 
 GRID = geometry((24, 20, 16), (2.0, 2.5, 4.0), LEFT_HANDED, (12.0, -30.0, 55.0))

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,8 +39,7 @@ _VERDICTS = {
 }
 
 
-def write_report(
-    path: str | Path,
+def report_page(
     *,
     result: Mapping[str, Any],
     fixed: Volume,
@@ -52,11 +50,10 @@ def write_report(
     jacobian: np.ndarray,
     folded: np.ndarray,
     foreground: np.ndarray,
-) -> None:
-    """Write the page.
+) -> str:
+    """The page as HTML.
 
     Args:
-        path: the file to write.
         result: the content of result.json.
         fixed, before, after: volumes on the fixed grid; `before` and `after` are the moving image resampled by the
             initial and by the found transform.
@@ -66,14 +63,14 @@ def write_report(
         folded: where it folds, bool ``(D, H, W)``.
         foreground: where the fixed image shows the body, bool ``(D, H, W)``.
 
-    Raises `ImportError` without matplotlib, `OSError` when the file cannot be written.
+    Raises `ImportError` without matplotlib.
     """
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ImportError("The report needs matplotlib, which is not installed.") from error
     gallery = _Gallery(fixed, before, after, foreground, folded)
-    page = _page(
+    return _page(
         f"Registration of {moving.name} to {fixed.name}",
         [
             _header(result, fixed, moving),
@@ -91,7 +88,6 @@ def write_report(
             provenance_table(result),
         ],
     )
-    Path(path).write_text(page, encoding="utf-8", errors="replace")
 
 
 def _page(title: str, parts: Iterable[str]) -> str:

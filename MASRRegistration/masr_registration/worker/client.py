@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
+from ..case.monitor import CancelFlag
 from ..errors import BY_CODE, CancelledError, MasrError, ResourceError
 from .jobfolder import JobFolder
 from .messages import (
@@ -42,12 +43,6 @@ _POLL_SECONDS = 0.05
 _LOG_LINES = 200
 _KILLED = 9
 _log = logging.getLogger(__name__)
-
-
-class CancelFlag(Protocol):
-    """For example `threading.Event`."""
-
-    def is_set(self) -> bool: ...
 
 
 @dataclass(frozen=True)

@@ -7,22 +7,12 @@ import os
 import time
 from pathlib import Path
 
+from ..case.files import PLAN_FILE, RESULT_FILES, refuse_overwriting
 from ..errors import InputError
 from ..presets import Preset
 from .context import Context
 from .messages import Request, Result
 from .staging import Staging
-
-RESULT_FILES = {
-    "transform": "transform.h5",
-    "inverse": "inverse.h5",
-    "displacement": "displacement.nrrd",
-    "warped": "warped.nii.gz",
-    "warped_labels": "warped_labels.nii.gz",
-    "result": "result.json",
-    "report": "report.html",
-}
-PLAN_FILE = "plan.json"
 
 
 def register_files(request: Request, context: Context) -> Result:
@@ -33,7 +23,7 @@ def register_files(request: Request, context: Context) -> Result:
     Raises:
         InputError, ResourceError, CancelledError.
     """
-    preset = Preset.from_json(json.dumps(request.preset))
+    Preset.from_json(json.dumps(request.preset))  # before the long import
     check_paths(request)
     place = Staging(Path(request.output))
     context.folder.record(place)
@@ -42,40 +32,32 @@ def register_files(request: Request, context: Context) -> Result:
         context.check()
         start = time.perf_counter()
         _limit_threads(request.threads)
-        from .registration import Registration  # torch, SimpleITK
+        from .registration import run  # torch, SimpleITK
 
-        job = Registration(request, preset, context, place)
-        job.timings["import"] = time.perf_counter() - start
-        job.run()
+        names, summary = run(request, context, place, time.perf_counter() - start)
         context.check()
         with context.uninterrupted:
             place.commit((PLAN_FILE,) if request.plan_only else tuple(RESULT_FILES.values()))
     except BaseException:
         place.discard()
         raise
+    files = {**RESULT_FILES, "plan": PLAN_FILE}
     return Result(
-        files={name: str(place.output / {**RESULT_FILES, "plan": PLAN_FILE}[name]) for name in job.written},
-        metrics=job.summary["metrics"],
-        warnings=job.summary["warnings"],
-        verdict=job.summary["verdict"],
-        provenance=job.summary["provenance"],
-        timings=job.summary["timings"],
+        files={name: str(place.output / files[name]) for name in names},
+        metrics=summary["metrics"],
+        warnings=summary["warnings"],
+        verdict=summary["verdict"],
+        provenance=summary["provenance"],
+        timings=summary["timings"],
     )
 
 
 def check_paths(request: Request) -> None:
     """Raises `InputError` for an input that is missing or that a result would replace."""
     for what, path in request.inputs.items():
-        name = Path(path).name
         if not os.access(path, os.F_OK):  # false, not an error, for a name that is too long
-            raise InputError(f'The {what} "{name}" does not exist.')
-        for result in RESULT_FILES.values():
-            target = Path(request.output) / result
-            same = os.path.realpath(path) == os.path.realpath(target)
-            if same or (os.access(target, os.F_OK) and target.samefile(path)):
-                raise InputError(
-                    f'The {what} "{name}" would be overwritten by the result; choose another output folder.'
-                )
+            raise InputError(f'The {what} "{Path(path).name}" does not exist.')
+    refuse_overwriting(request.inputs, Path(request.output))
 
 
 def _limit_threads(threads: int | None) -> None:

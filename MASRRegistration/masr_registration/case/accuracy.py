@@ -41,15 +41,15 @@ class TrueError:
         voxels = np.flatnonzero(foreground)
         if len(voxels) > _POINTS:
             voxels = np.sort(np.random.default_rng(seed).choice(voxels, _POINTS, replace=False))
-        self._voxels = voxels
         index = np.stack(np.unravel_index(voxels, geometry.shape)[::-1], axis=-1)
         matrix = geometry.index_to_physical
-        points = index @ matrix[:3, :3].T + matrix[:3, 3]
-        self._true = np.array([truth.TransformPoint(point) for point in points.tolist()]) - points
+        self._points = index @ matrix[:3, :3].T + matrix[:3, 3]
+        self._true = np.array([truth.TransformPoint(point) for point in self._points.tolist()])
 
-    def of(self, displacement: np.ndarray) -> dict[str, float]:
-        """Mean, median, p95 and max for a field ``(3, D, H, W)`` in LPS mm."""
-        error = np.linalg.norm(self._true - displacement.reshape(3, -1)[:, self._voxels].T, axis=1)
+    def of(self, chain: TransformChain) -> dict[str, float]:
+        """Mean, median, p95 and max for a transform fixed -> moving."""
+        moved = np.asarray(chain.apply(torch.from_numpy(self._points)).cpu())
+        error = np.linalg.norm(self._true - moved, axis=1)
         return {
             "mean": float(error.mean()),
             "median": float(np.median(error)),

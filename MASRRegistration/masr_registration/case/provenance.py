@@ -6,6 +6,7 @@ import hashlib
 import platform
 import re
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,23 +52,32 @@ def describe_file(path: str) -> dict[str, str]:
     return {"name": Path(path).name, "sha256": digest.hexdigest()}
 
 
-def describe_volume(path: str, volume: Volume) -> dict[str, Any]:
+def describe_volume(path: str | None, volume: Volume) -> dict[str, Any]:
     """Name, geometry and hash of an input image.
 
-    `sha256` is of the file's bytes (`sha256_of` "file") or, where the image is more than this one file (a DICOM
-    series, a detached header), of its decoded voxels and geometry ("voxels").
+    `sha256` is of the file's bytes (`sha256_of` "file") or, where the image came from memory or is more than this one
+    file (a DICOM series, a detached header), of its decoded voxels and geometry ("voxels").
     """
     geometry = volume.geometry
-    single = Path(path).is_file() and Path(path).suffix.lower() not in _HEADER_ONLY
-    return {
+    described = {
         "name": volume.name,
         "size": list(geometry.size),
         "spacing": list(geometry.spacing),
         "origin": list(geometry.origin),
         "direction": list(geometry.direction),
-        "sha256": describe_file(path)["sha256"] if single else _hash_voxels(volume),
-        "sha256_of": "file" if single else "voxels",
     }
+    if path is not None and Path(path).is_file() and Path(path).suffix.lower() not in _HEADER_ONLY:
+        return {**described, "sha256": describe_file(path)["sha256"], "sha256_of": "file"}
+    return {**described, "sha256": _hash_voxels(volume), "sha256_of": "voxels"}
+
+
+def describe_arrays(name: str, arrays: Iterable[np.ndarray]) -> dict[str, str]:
+    """Name and sha256 of numbers that came from memory."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return {"name": name, "sha256": digest.hexdigest()}
 
 
 def peak_memory_mb() -> float | None:
