@@ -42,6 +42,7 @@ def register(
     labels: ImageLike | None = None,
     landmarks: tuple[PointsLike, PointsLike] | None = None,
     truth: TransformLike | None = None,
+    use_landmarks: bool = False,
     device: str = "auto",
     threads: int | None = None,
     seed: int = 0,
@@ -61,6 +62,7 @@ def register(
         initial_transform: fixed -> moving, LPS mm: a file, a SimpleITK transform, or the `transform` of a result.
         labels: label map of the moving image, warped as well.
         landmarks: fixed and moving points, files (.mrk.json, .csv) or ``(N, 3)`` in LPS mm, to measure the error with.
+        use_landmarks: pull the deformation to the landmarks as well, with the preset's `landmark_weight`.
         truth: a transform fixed -> moving known to be true, to measure the error with.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``.
         threads: CPU threads while this runs; None leaves torch's and SimpleITK's numbers as they are.
@@ -75,7 +77,9 @@ def register(
         ResourceError: a device that is not there, or too little memory.
         CancelledError: `cancel` was set.
     """
-    given = Given(fixed, moving, fixed_mask, moving_mask, initial_transform, labels, landmarks, truth)
+    given = Given(
+        fixed, moving, fixed_mask, moving_mask, initial_transform, labels, landmarks, truth, use_landmarks
+    )
     monitor = Listener(progress, warn, cancel, whole=solve.SOLVE_UNTIL)
     settings = Settings.of(preset, device, threads, seed, plan)
     with settings.in_force():

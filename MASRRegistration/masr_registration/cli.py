@@ -79,6 +79,12 @@ def register(
             metavar="FIXED MOVING", help="Landmark files (.mrk.json or .csv) to measure the error with."
         ),
     ] = None,
+    use_landmarks: Annotated[
+        bool,
+        typer.Option(
+            help="Pull the deformation to the landmarks too; their error is no independent proof then."
+        ),
+    ] = False,
     representation: Annotated[
         str | None, typer.Option(help="mind, masr or masr-faithful instead of the preset's.")
     ] = None,
@@ -112,7 +118,8 @@ def register(
         options = {"device": device, "threads": threads, "seed": seed, "preset": whole}
         if replay is not None:
             options = _recorded(replay)
-        outcome = _run(messages.request_from({**_absolute(fields), **options, "plan_only": plan}))
+        values = {**_absolute(fields), **options, "use_landmarks": use_landmarks, "plan_only": plan}
+        outcome = _run(messages.request_from(values))
         if plan:
             _print_plan(outcome, print_json)
         else:

@@ -60,12 +60,14 @@ class Continuous:
     """Instance optimisation of the symmetric velocity field.
 
     `control_spacing_mm` is rounded to whole working voxels; `iterations` are those of the coarse and of the fine level.
+    `landmark_weight` is how hard each landmark pulls, relative to the smoothness; only where landmarks are used.
     """
 
     enabled: bool = True
     control_spacing_mm: float = _within(0.5, 100, default=4.0)
     regularisation: float = _within(0, 10_000, default=2.0)
     iterations: tuple[int, int] = _within(0, 10_000, default=(40, 60))
+    landmark_weight: float = _within(0, 10_000, default=20.0)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ LOADED_BY_SLICER = (
     "masr_registration.case.files",
     "masr_registration.case.monitor",
     "masr_registration.errors",
+    "masr_registration.matching.suggest",
     "masr_registration.presets",
     "masr_registration.worker.messages",
     "masr_registration.worker.client",

@@ -16,6 +16,7 @@ RESULT_FILES = {
     "warped_labels": "warped_labels.nii.gz",
     "result": "result.json",
     "report": "report.html",
+    "features": "features.npz",
 }
 PLAN_FILE = "plan.json"
 

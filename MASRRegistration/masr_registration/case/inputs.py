@@ -50,6 +50,7 @@ class Given:
     labels: ImageLike | None = None
     landmarks: tuple[PointsLike, PointsLike] | None = None
     truth: TransformLike | None = None
+    use_landmarks: bool = False
 
     @property
     def paths(self) -> dict[str, str]:
@@ -98,6 +99,7 @@ class Inputs:
     labels_type: np.dtype[Any] | None = None
     landmarks: Landmarks | None = None
     truth: sitk.Transform | None = None
+    use_landmarks: bool = False
     paths: dict[str, str] = field(default_factory=dict)
     described: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -137,6 +139,8 @@ def read_inputs(given: Given, monitor: Monitor) -> Inputs:
         if not check_same_grid(labels.geometry, images["moving"].geometry, tolerance=0.05):
             warn("The labels lie on another grid than the moving image; their own position was used.")
     initial = truth = landmarks = None
+    if given.use_landmarks and given.landmarks is None:
+        raise InputError("There are no landmarks to use.")
     if given.initial_transform is not None:
         initial = _chain(given.initial_transform, "initial transform")
         described["initial_transform"] = _describe_transform(given.initial_transform, "initial transform")
@@ -158,6 +162,7 @@ def read_inputs(given: Given, monitor: Monitor) -> Inputs:
         None if given.labels is None else stored_integer_type(given.labels),
         landmarks,
         truth,
+        given.use_landmarks,
         given.paths,
         described,
         warnings,

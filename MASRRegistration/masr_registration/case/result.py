@@ -11,6 +11,7 @@ import torch
 
 from ..errors import InputError, ResourceError
 from ..evaluation.verdict import Verdict
+from ..matching.features import FeaturePair
 from ..solver.plan import Plan
 from ..transforms.chain import TransformChain
 from ..transforms.resample import resample
@@ -49,6 +50,7 @@ class Result:
         plan: what was run; given to `register`, the run is repeated to the same bits.
         provenance: versions, device, threads, seed, preset, plan, weights, and name, geometry and hash of every input.
         timings: seconds by stage and in total.
+        features: what was compared, where it was asked for, to find counterparts of points with.
     """
 
     def __init__(
@@ -65,10 +67,12 @@ class Result:
         foreground: np.ndarray,
         inputs: Inputs,
         device: torch.device,
+        features: FeaturePair | None = None,
     ) -> None:
         self.transform, self.inverse = transform, inverse
         self.metrics, self.verdict, self.warnings = metrics, verdict, warnings
         self.plan, self.provenance, self.timings = plan, provenance, timings
+        self.features = features
         self._foreground, self._inputs, self._device = foreground, inputs, device
 
     def __repr__(self) -> str:

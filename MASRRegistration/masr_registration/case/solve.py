@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..evaluation.verdict import verdict
+from ..matching.features import FeaturePair
 from ..solver import pipeline
 from ..solver.pipeline import RegistrationResult
 from ..solver.plan import Plan
@@ -30,7 +31,9 @@ def read(given: Given, monitor: Monitor) -> tuple[Inputs, float]:
     return read_inputs(given, monitor), time.perf_counter() - start
 
 
-def solve(inputs: Inputs, settings: Settings, monitor: Monitor, read_s: float = 0.0) -> Result:
+def solve(
+    inputs: Inputs, settings: Settings, monitor: Monitor, read_s: float = 0.0, *, keep_features: bool = False
+) -> Result:
     """Register, measure and judge, with progress from `READ_UNTIL` to `SOLVE_UNTIL`.
 
     Raises `InputError`, `ResourceError`, `CancelledError`.
@@ -40,6 +43,7 @@ def solve(inputs: Inputs, settings: Settings, monitor: Monitor, read_s: float = 
         monitor.progress(stage, READ_UNTIL + fraction * (SOLVE_UNTIL - READ_UNTIL), metrics)
 
     start = time.perf_counter()
+    landmarks = inputs.landmarks if inputs.use_landmarks else None
     found = pipeline.register(
         inputs.fixed,
         inputs.moving,
@@ -47,6 +51,8 @@ def solve(inputs: Inputs, settings: Settings, monitor: Monitor, read_s: float = 
         fixed_mask=inputs.fixed_mask,
         moving_mask=inputs.moving_mask,
         initial_transform=inputs.initial,
+        landmarks=None if landmarks is None else (landmarks.fixed, landmarks.moving),
+        keep_features=keep_features,
         device=str(settings.device),
         seed=settings.seed,
         replayed=settings.plan,
@@ -76,6 +82,7 @@ def solve(inputs: Inputs, settings: Settings, monitor: Monitor, read_s: float = 
         foreground=found.foreground,
         inputs=inputs,
         device=settings.device,
+        features=found.features,
     )
 
 
@@ -91,6 +98,23 @@ def make_plan(inputs: Inputs, settings: Settings, monitor: Monitor) -> Plan:
     for warning in warnings:
         monitor.warn(warning)
     return plan
+
+
+def describe(inputs: Inputs, settings: Settings, monitor: Monitor) -> FeaturePair:
+    """The features of both images after the linear stage alone; warnings go to the monitor. Raises as `solve` does."""
+    features, warnings = pipeline.encode_pair(
+        inputs.fixed,
+        inputs.moving,
+        settings.preset,
+        fixed_mask=inputs.fixed_mask,
+        moving_mask=inputs.moving_mask,
+        initial_transform=inputs.initial,
+        device=str(settings.device),
+        progress=monitor.progress,
+    )
+    for warning in warnings:
+        monitor.warn(warning)
+    return features
 
 
 def repeatable(settings: Settings, plan: Plan) -> dict[str, Any]:
@@ -111,6 +135,7 @@ def _errors(inputs: Inputs, found: RegistrationResult, seed: int) -> dict[str, A
     errors: dict[str, Any] = {}
     if inputs.landmarks is not None:
         errors["landmark_labels"] = inputs.landmarks.labels
+        errors["landmarks_used"] = inputs.use_landmarks
         for when, chain in chains.items():
             errors[f"tre_{when}_mm"] = landmark_error(chain, inputs.landmarks)
     if inputs.truth is not None:

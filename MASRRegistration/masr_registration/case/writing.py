@@ -62,6 +62,8 @@ def write(
     write_volume(result.warped, path("warped", 0.5))
     if result.warped_labels is not None:
         write_volume(result.warped_labels, path("warped_labels", 0.9))
+    if result.features is not None:
+        result.features.write(path("features", 0.95))
     written = time.perf_counter()
     timings = result.timings
     before = timings["total"] - timings["write"] - timings["report"]  # it may be saved again

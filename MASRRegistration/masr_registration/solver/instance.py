@@ -36,6 +36,8 @@ DSIR_SHARE = 1.0
 """Weight of the mean squared difference of the DSIR beside that of MIND-SSC."""
 LATTICE = 2
 Tick = Callable[[float, dict[str, float]], None]
+Pull = Callable[[tuple[Tensor, Tensor]], Tensor]
+"""Flows at the nodes, forward and backward, to a part of the loss."""
 
 
 @dataclass(eq=False)
@@ -47,6 +49,7 @@ class Pair:
         fixed_dsir, moving_dsir: half-resolution features ``(C', D/2, H/2, W/2)``, if there are any.
         fixed_weight, moving_weight: ``(D, H, W)`` in [0, 1]: zero where an image shows nothing or is masked out.
         spacing_mm: of the isotropic working grid.
+        pull: what else acts on the velocity (landmarks), if anything.
     """
 
     fixed: Tensor
@@ -56,6 +59,7 @@ class Pair:
     spacing_mm: float
     fixed_dsir: Tensor | None = None
     moving_dsir: Tensor | None = None
+    pull: Pull | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -170,7 +174,9 @@ def optimise(pair: Pair, velocity: Velocity, settings: Continuous, seed: int, ti
     if dsir:
         small = [channels_last(pool(x, 2)) for x in dsir]
         terms.append(Term(velocity, small, quarter, share=DSIR_SHARE))
-    _descend(velocity, terms, settings, coarse, seed, False, lambda n, m: tick(turn * n / coarse, m))
+    _descend(
+        velocity, terms, settings, coarse, seed, False, lambda n, m: tick(turn * n / coarse, m), pair.pull
+    )
     features = []
     for name in ("fixed", "moving"):
         features.append(channels_last(getattr(pair, name)))
@@ -178,7 +184,16 @@ def optimise(pair: Pair, velocity: Velocity, settings: Continuous, seed: int, ti
     terms = [Term(velocity, features, full, stride=LATTICE)]
     if dsir:
         terms.append(Term(velocity, [channels_last(x) for x in dsir], half, share=DSIR_SHARE))
-    _descend(velocity, terms, settings, fine, seed, True, lambda n, m: tick(turn + (1 - turn) * n / fine, m))
+    _descend(
+        velocity,
+        terms,
+        settings,
+        fine,
+        seed,
+        True,
+        lambda n, m: tick(turn + (1 - turn) * n / fine, m),
+        pair.pull,
+    )
 
 
 class Term:
@@ -250,6 +265,7 @@ def _descend(
     seed: int,
     anneal: bool,
     tick: Callable[[int, dict[str, float]], None],
+    pull: Pull | None,
 ) -> None:
     coefficients = velocity.coefficients.detach().requires_grad_()
     velocity.coefficients = coefficients
@@ -266,6 +282,8 @@ def _descend(
         data = torch.stack(parts).sum()
         penalty = settings.regularisation * roughness(field) + STEEP_WEIGHT * steepness(field)
         loss = DATA_WEIGHT * data + penalty
+        if pull is not None:
+            loss = loss + pull(flows)
         optimiser.zero_grad()
         loss.backward()
         if anneal:

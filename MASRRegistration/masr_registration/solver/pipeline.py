@@ -18,6 +18,7 @@ from torch import Tensor
 from ..device import release_memory, resolve_device
 from ..errors import InputError, ResourceError, is_out_of_memory
 from ..evaluation.metrics import sdlogj
+from ..matching.features import FeaturePair
 from ..presets import Preset
 from ..representation.descriptor import Scan
 from ..representation.encoder import Encoder
@@ -30,7 +31,9 @@ from ..transforms.resample import resample
 from ..transforms.velocity import one_to_one_factors, smoothed_where
 from ..volume import Geometry, Volume
 from . import convex, instance, plan
+from .feature_export import export
 from .kernels import compact
+from .landmarks import LandmarkPull, landmark_pull
 from .linear import register_linear
 
 Progress = Callable[[str, float, dict[str, float]], None]
@@ -52,6 +55,7 @@ class RegistrationResult:
         representation, weights_sha256: what the images were compared by; no weights with MIND-SSC alone.
         foreground: ``(D, H, W)`` bool on the fixed grid, the body the metrics speak of.
         plan: what was run.
+        features: what was compared, where it was asked for and no deformable initial transform stands in between.
     """
 
     transform: TransformChain
@@ -63,6 +67,7 @@ class RegistrationResult:
     timings: dict[str, float] = field(default_factory=dict)
     representation: str = "mind-ssc"
     weights_sha256: str | None = None
+    features: FeaturePair | None = None
 
 
 def register(
@@ -73,6 +78,8 @@ def register(
     fixed_mask: Volume | None = None,
     moving_mask: Volume | None = None,
     initial_transform: TransformChain | None = None,
+    landmarks: tuple[np.ndarray, np.ndarray] | None = None,
+    keep_features: bool = False,
     device: str = "auto",
     seed: int = 0,
     replayed: plan.Plan | None = None,
@@ -85,6 +92,9 @@ def register(
         fixed_mask, moving_mask: on their image's grid, labels or weights in [0, 1] (`mask_weights`); where zero, the
             image says nothing.
         initial_transform: fixed -> moving, LPS mm; what is believed so far.
+        landmarks: corresponding points ``(N, 3)`` of the fixed and of the moving image, LPS mm, to which the
+            deformation is pulled with the preset's weight.
+        keep_features: return the features of both images as well.
         replayed: the plan of an earlier run; without one, the finest that fits into the memory is chosen.
         progress: called with the stage, the fraction of the whole and metrics. It may raise `CancelledError`.
 
@@ -93,6 +103,7 @@ def register(
         ResourceError: a device that is not there, memory that is not enough for the coarsest plan.
     """
     run = _Run(fixed, moving, preset, resolve_device(device), seed, progress)
+    run.landmarks, run.keep_features = landmarks, keep_features
     run.prepare(fixed_mask, moving_mask, initial_transform)
     plans = run.plans(replayed)
     run.linear()
@@ -122,6 +133,30 @@ def make_plan(
     return run.plans(None)[0], run.warnings
 
 
+def encode_pair(
+    fixed: Volume,
+    moving: Volume,
+    preset: Preset,
+    *,
+    fixed_mask: Volume | None = None,
+    moving_mask: Volume | None = None,
+    initial_transform: TransformChain | None = None,
+    device: str = "auto",
+    progress: Progress = lambda stage, fraction, metrics: None,
+) -> tuple[FeaturePair, list[str]]:
+    """The features that `register` would compare, and warnings: the linear stage alone, no deformation.
+
+    Raises as `register` does, and `InputError` for an initial transform that is not linear.
+    """
+    if initial_transform is not None and not initial_transform.is_linear:
+        raise InputError("Features are made through a linear transform only.")
+    run = _Run(fixed, moving, preset, resolve_device(device), 0, progress)
+    run.prepare(fixed_mask, moving_mask, initial_transform)
+    run.plan = run.plans(None)[0]
+    run.linear()
+    return export(run.encode(), run.grid, run.matrix), run.warnings
+
+
 class _Run:
     """The state of one registration, stage by stage."""
 
@@ -140,6 +175,9 @@ class _Run:
         self.timings = dict.fromkeys(("encode", *STAGES), 0.0)
         self.fields: list[DisplacementField] = []
         self.inverse_fields: list[DisplacementField] = []
+        self.landmarks: tuple[np.ndarray, np.ndarray] | None = None
+        self.keep_features = False
+        self.features: FeaturePair | None = None
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -206,6 +244,8 @@ class _Run:
         self.plan = chosen
         release_memory()
         pair = self.encode()
+        if self.keep_features and not self.outer:
+            self.features = export(pair, self.grid, self.matrix)
         velocity = self.discrete(pair)
         if velocity is not None:
             self.continuous(pair, velocity)
@@ -268,11 +308,20 @@ class _Run:
         with self._timed("continuous"):
             if self.preset.continuous.enabled:
                 settings = self.preset.continuous
+                pair.pull = self._pull(velocity)
                 instance.optimise(
                     pair, velocity, settings, self.seed, lambda f, m: self._tick("continuous", 0.9 * f, m)
                 )
             self._split(velocity.on_stride(2), self.grid.reduced(2))
             self._tick("continuous", 1.0)
+
+    def _pull(self, velocity: instance.Velocity) -> LandmarkPull | None:
+        if self.landmarks is None:
+            return None
+        back = TransformChain((Affine(np.linalg.inv(self.matrix)), *self.outer_inverse))
+        fixed, moving = (np.asarray(points, dtype=np.float64) for points in self.landmarks)
+        seen = back.apply(torch.from_numpy(moving)).cpu().numpy()
+        return landmark_pull(velocity, self.grid, fixed, seen, self.preset.continuous.landmark_weight)
 
     def _split(self, velocity: Tensor, geometry: Geometry) -> None:
         """One-to-one factors whose chain, sampled on the fixed image's grid, does not fold between its voxels either.
@@ -318,7 +367,11 @@ class _Run:
             self._tick("check", 0.3)
             if self.fields:
                 after = dissimilarity(self._moved_index(moving, grid))
-            if self.fields and not after < after_linear:
+            if self.fields and not after < after_linear and self.landmarks is not None:
+                self.warnings.append(
+                    "The images match worse with the deformation that the landmarks ask for."
+                )
+            elif self.fields and not after < after_linear:
                 self.warnings.append("The deformable part did not improve the match and was left out.")
                 self.fields, self.inverse_fields, after = [], [], after_linear
             self._tick("check", 0.5)
@@ -339,6 +392,7 @@ class _Run:
             self._tick("check", 1.0)
         result.timings = self.timings
         result.representation, result.weights_sha256 = self.encoder.name, self.encoder.sha256
+        result.features = self.features
         return result
 
     def _moved_index(self, moving: Scan, grid: Geometry) -> Tensor:

@@ -37,7 +37,7 @@ def register_files(request: Request, context: Context) -> Result:
         names, summary = run(request, context, place, time.perf_counter() - start)
         context.check()
         with context.uninterrupted:
-            place.commit((PLAN_FILE,) if request.plan_only else tuple(RESULT_FILES.values()))
+            place.commit(_replaced(request))
     except BaseException:
         place.discard()
         raise
@@ -50,6 +50,13 @@ def register_files(request: Request, context: Context) -> Result:
         provenance=summary["provenance"],
         timings=summary["timings"],
     )
+
+
+def _replaced(request: Request) -> tuple[str, ...]:
+    """What an earlier job may have left in the output folder and this one replaces."""
+    if request.plan_only:
+        return (PLAN_FILE,)
+    return (RESULT_FILES["features"],) if request.features_only else tuple(RESULT_FILES.values())
 
 
 def check_paths(request: Request) -> None:

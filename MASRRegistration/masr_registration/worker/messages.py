@@ -30,6 +30,8 @@ class Request:
     """What one job is asked to do. Paths are absolute; `preset` is a whole preset as in its JSON file.
 
     `plan` is that of an earlier run, to be repeated; `plan_only` asks for the plan instead of the registration.
+    `use_landmarks` pulls the deformation to the landmarks instead of only measuring their error.
+    `features` asks for the features of both images as a file, `features_only` for nothing else (no deformation then).
     `truth` is an ITK transform (fixed -> moving, LPS mm) known to be true, against which the result is measured.
     """
 
@@ -49,6 +51,9 @@ class Request:
     report: bool = True
     plan: dict[str, Any] | None = None
     plan_only: bool = False
+    use_landmarks: bool = False
+    features: bool = False
+    features_only: bool = False
 
     @property
     def inputs(self) -> dict[str, str]:

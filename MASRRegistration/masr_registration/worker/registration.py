@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from ..case import provenance, solve, writing
-from ..case.files import PLAN_FILE
+from ..case.files import PLAN_FILE, RESULT_FILES
 from ..case.inputs import Given, Inputs
 from ..case.result import FORMAT_VERSION
 from ..case.settings import Settings
@@ -31,7 +31,9 @@ def run(
         place.require_space(writing.needed_bytes(inputs))
         if request.plan_only:
             return ["plan"], _write_plan(inputs, settings, context, place)
-        result = solve.solve(inputs, settings, context, read_s)
+        if request.features_only:
+            return ["features"], _write_features(inputs, settings, context, place)
+        result = solve.solve(inputs, settings, context, read_s, keep_features=request.features)
         result.timings["import"] = import_s
         result.timings["total"] += import_s
         names = result.write(place.new, context, report=request.report)
@@ -41,15 +43,27 @@ def run(
 def _write_plan(inputs: Inputs, settings: Settings, context: Context, place: Staging) -> dict[str, Any]:
     """The plan alone, with what the user would be warned of."""
     plan = solve.make_plan(inputs, settings, context)
-    summary: dict[str, Any] = jsonable(
+    summary = _unregistered({**solve.repeatable(settings, plan), **inputs.described}, context)
+    writing.write_json(summary, place.new / PLAN_FILE)
+    return summary
+
+
+def _write_features(inputs: Inputs, settings: Settings, context: Context, place: Staging) -> dict[str, Any]:
+    """The features alone."""
+    solve.describe(inputs, settings, context).write(place.new / RESULT_FILES["features"])
+    return _unregistered(inputs.described, context)
+
+
+def _unregistered(provenance: dict[str, Any], context: Context) -> dict[str, Any]:
+    """The content of result.json for a job that registers nothing."""
+    content: dict[str, Any] = jsonable(
         {
             "format": FORMAT_VERSION,
             "metrics": {},
             "warnings": list(context.warnings),
             "verdict": {"level": "not run", "reasons": []},
             "timings": {},
-            "provenance": {**solve.repeatable(settings, plan), **inputs.described},
+            "provenance": provenance,
         }
     )
-    writing.write_json(summary, place.new / PLAN_FILE)
-    return summary
+    return content
