@@ -63,7 +63,7 @@ def test_a_registration_writes_its_features_and_uses_landmarks(
     request_fields: dict[str, object], tmp_path: Path
 ) -> None:
     points = np.array([[5.0, 0.0, 0.0], [-8.0, 6.0, 3.0], [0.0, -9.0, 6.0]])
-    for name, where in (("f", points), ("m", points + SHIFT)):
+    for name, where in (("f", points), ("m", points + SHIFT + [0, 0, 5])):
         write_landmarks_csv(tmp_path / f"{name}.csv", ["a", "b", "c"], where)
     files = (str(tmp_path / "f.csv"), str(tmp_path / "m.csv"))
     measured, used = (
