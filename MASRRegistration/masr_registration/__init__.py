@@ -18,12 +18,15 @@ if TYPE_CHECKING:
         Geometry,
         Plan,
         Result,
+        SequenceResult,
         TransformChain,
         Volume,
         make_plan,
         read_labels,
+        read_sequence,
         read_volume,
         register,
+        register_sequence,
         write_volume,
     )
 
@@ -37,14 +40,17 @@ __all__ = [
     "Preset",
     "ResourceError",
     "Result",
+    "SequenceResult",
     "TransformChain",
     "Volume",
     "__version__",
     "make_plan",
     "presets",
     "read_labels",
+    "read_sequence",
     "read_volume",
     "register",
+    "register_sequence",
     "write_volume",
 ]
 

@@ -13,6 +13,7 @@ from .case.inputs import Given, ImageLike, PointsLike, TransformLike
 from .case.monitor import CancelFlag, Listener, ProgressCallback, WarningCallback
 from .case.result import Result
 from .case.settings import PlanLike, PresetLike, Settings
+from .sequence import SequenceResult, read_sequence, register_sequence
 from .solver.plan import Plan
 from .transforms.chain import TransformChain
 from .volume import Geometry, Volume, read_labels, read_volume, write_volume
@@ -21,12 +22,15 @@ __all__ = [
     "Geometry",
     "Plan",
     "Result",
+    "SequenceResult",
     "TransformChain",
     "Volume",
     "make_plan",
     "read_labels",
+    "read_sequence",
     "read_volume",
     "register",
+    "register_sequence",
     "write_volume",
 ]
 

@@ -26,10 +26,13 @@ REGISTER = (
     "fixed, moving, *, preset, fixed_mask, moving_mask, initial_transform, labels, landmarks, truth, device, threads, "
     "seed, plan, progress, warn, cancel"
 )
+SEQUENCE = (
+    "items, *, reference, target, preset, reference_mask, device, threads, seed, progress, warn, cancel"
+)
 PLAN = "fixed, moving, *, preset, fixed_mask, moving_mask, device, threads, warn"
 RESULT = {
     "transform", "inverse", "warped", "warped_labels", "metrics", "verdict", "warnings", "plan", "provenance",
-    "timings", "apply", "to_json", "report", "save", "write",
+    "timings", "inputs", "apply", "to_json", "report", "save", "write",
 }  # fmt: skip
 
 
@@ -64,10 +67,12 @@ def test_the_surface_is_frozen(full: masr.Result) -> None:
     assert set(masr.__all__) == {
         "CancelledError", "Geometry", "InputError", "MasrError", "Plan", "Preset", "ResourceError", "Result",
         "TransformChain", "Volume", "__version__", "make_plan", "presets", "read_labels", "read_volume", "register",
+        "SequenceResult", "read_sequence", "register_sequence",
         "write_volume",
     }  # fmt: skip
     assert [getattr(masr, name) for name in masr.__all__]
     assert signature(masr.register) == REGISTER
+    assert signature(masr.register_sequence) == SEQUENCE
     assert signature(masr.make_plan) == PLAN
     assert {name for name in dir(full) if not name.startswith("_")} == RESULT
 

@@ -51,6 +51,7 @@ class Result:
         provenance: versions, device, threads, seed, preset, plan, weights, and name, geometry and hash of every input.
         timings: seconds by stage and in total.
         features: what was compared, where it was asked for, to find counterparts of points with.
+        inputs: both images and what else was given, as they were read.
     """
 
     def __init__(
@@ -73,26 +74,26 @@ class Result:
         self.metrics, self.verdict, self.warnings = metrics, verdict, warnings
         self.plan, self.provenance, self.timings = plan, provenance, timings
         self.features = features
-        self._foreground, self._inputs, self._device = foreground, inputs, device
+        self.inputs, self._foreground, self._device = inputs, foreground, device
 
     def __repr__(self) -> str:
-        names = self._inputs.moving.name, self._inputs.fixed.name
+        names = self.inputs.moving.name, self.inputs.fixed.name
         return f"<Result: {names[0]} to {names[1]}, {self.verdict.level}>"
 
     @cached_property
     def warped(self) -> Volume:
         """The moving image on the fixed grid, linear interpolation, in the integer type that it came in if any."""
-        inputs = self._inputs
+        inputs = self.inputs
         moved = resample(inputs.moving, self.transform, inputs.fixed.geometry)
         return writing.as_type(moved, inputs.moving_type)
 
     @cached_property
     def warped_labels(self) -> Volume | None:
         """The label map that `register` was given, on the fixed grid; None without one."""
-        labels, kind = self._inputs.labels, self._inputs.labels_type
+        labels, kind = self.inputs.labels, self.inputs.labels_type
         if labels is None:
             return None
-        moved = resample(labels, self.transform, self._inputs.fixed.geometry, order="nearest", default=0)
+        moved = resample(labels, self.transform, self.inputs.fixed.geometry, order="nearest", default=0)
         return writing.as_type(moved, kind or np.dtype(np.int32))
 
     @overload
@@ -131,9 +132,9 @@ class Result:
         if to not in ("fixed", "moving"):
             raise InputError(f'A result applies to "fixed" or to "moving", not to "{to}".')
         resampling, forward = self.transform, self.inverse
-        geometry = self._inputs.fixed.geometry
+        geometry = self.inputs.fixed.geometry
         if to == "moving":
-            resampling, forward, geometry = self.inverse, self.transform, self._inputs.moving.geometry
+            resampling, forward, geometry = self.inverse, self.transform, self.inputs.moving.geometry
         if points is not None:
             return np.asarray(forward.apply(torch.from_numpy(read_points(points)[1])))
         if labels is not None:
@@ -161,9 +162,9 @@ class Result:
 
     def report(self) -> str:
         """The report as one self-contained HTML page. Raises `ResourceError` without matplotlib."""
-        dense = self.transform.dense(self._inputs.fixed.geometry).cpu().numpy()
+        dense = self.transform.dense(self.inputs.fixed.geometry).cpu().numpy()
         try:
-            return writing.report_page(self, self._inputs, self._foreground, dense)
+            return writing.report_page(self, self.inputs, self._foreground, dense)
         except ImportError as error:
             raise ResourceError(writing.NO_REPORT) from error
 
@@ -175,10 +176,10 @@ class Result:
         when the folder cannot be written.
         """
         place = Staging(Path(folder).absolute())
-        refuse_overwriting(self._inputs.paths, place.output)
+        refuse_overwriting(self.inputs.paths, place.output)
         try:
             place.open()
-            place.require_space(writing.needed_bytes(self._inputs))
+            place.require_space(writing.needed_bytes(self.inputs))
             names = self.write(place.new, Listener(), report=report)
             place.commit(tuple(RESULT_FILES.values()))
         except BaseException:
@@ -188,4 +189,4 @@ class Result:
 
     def write(self, folder: Path, monitor: Monitor, *, report: bool) -> list[str]:
         """Write the result files into an empty folder; for `save` and the background process, which place them."""
-        return writing.write(self, self._inputs, self._foreground, folder, monitor, report=report)
+        return writing.write(self, self.inputs, self._foreground, folder, monitor, report=report)

@@ -34,16 +34,15 @@ def register_files(request: Request, context: Context) -> Result:
         _limit_threads(request.threads)
         from .registration import run  # torch, SimpleITK
 
-        names, summary = run(request, context, place, time.perf_counter() - start)
+        files, summary = run(request, context, place, time.perf_counter() - start)
         context.check()
         with context.uninterrupted:
             place.commit(_replaced(request))
     except BaseException:
         place.discard()
         raise
-    files = {**RESULT_FILES, "plan": PLAN_FILE}
     return Result(
-        files={name: str(place.output / files[name]) for name in names},
+        files={name: str(place.output / file) for name, file in files.items()},
         metrics=summary["metrics"],
         warnings=summary["warnings"],
         verdict=summary["verdict"],

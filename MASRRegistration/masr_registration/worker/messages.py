@@ -33,6 +33,8 @@ class Request:
     `use_landmarks` pulls the deformation to the landmarks instead of only measuring their error.
     `features` asks for the features of both images as a file, `features_only` for nothing else (no deformation then).
     `truth` is an ITK transform (fixed -> moving, LPS mm) known to be true, against which the result is measured.
+    With `frames` it is a sequence: they are all its items, `fixed` and `moving` two of them, `reference` and `target`
+    as for `register_sequence`.
     """
 
     fixed: str
@@ -54,6 +56,9 @@ class Request:
     use_landmarks: bool = False
     features: bool = False
     features_only: bool = False
+    frames: list[str] = field(default_factory=list)
+    reference: int = 0
+    target: str = "reference"
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -69,7 +74,8 @@ class Request:
             "moving landmarks": self.landmarks and self.landmarks[1],
             "true transform": self.truth,
         }
-        return {name: path for name, path in pairs.items() if path is not None}
+        frames = {f"item {number}": path for number, path in enumerate(self.frames)}
+        return {name: path for name, path in {**pairs, **frames}.items() if path is not None}
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ from ..case.result import FORMAT_VERSION
 from ..case.settings import Settings
 from .context import Context
 from .messages import Request, jsonable
+from .sequence import run_sequence
 from .staging import Staging
 
 
 def run(
     request: Request, context: Context, place: Staging, import_s: float
-) -> tuple[list[str], dict[str, Any]]:
-    """Leaves all files in the staging folder; returns their names (keys of `RESULT_FILES`) and result.json.
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Leaves all files in the staging folder; returns them by name (see `RESULT_FILES`) and result.json.
 
     Raises `InputError`, `ResourceError`, `CancelledError`.
     """
@@ -27,17 +28,20 @@ def run(
     with settings.in_force():
         context.check()
         context.hello(provenance.describe_device(settings.device))
+        if request.frames:
+            return run_sequence(request, settings, context, place, import_s)
         inputs, read_s = solve.read(given, context)
         place.require_space(writing.needed_bytes(inputs))
         if request.plan_only:
-            return ["plan"], _write_plan(inputs, settings, context, place)
+            return {"plan": PLAN_FILE}, _write_plan(inputs, settings, context, place)
         if request.features_only:
-            return ["features"], _write_features(inputs, settings, context, place)
+            files = {"features": RESULT_FILES["features"]}
+            return files, _write_features(inputs, settings, context, place)
         result = solve.solve(inputs, settings, context, read_s, keep_features=request.features)
         result.timings["import"] = import_s
         result.timings["total"] += import_s
         names = result.write(place.new, context, report=request.report)
-    return names, result.to_json()
+    return {name: RESULT_FILES[name] for name in names}, result.to_json()
 
 
 def _write_plan(inputs: Inputs, settings: Settings, context: Context, place: Staging) -> dict[str, Any]:
