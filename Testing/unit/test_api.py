@@ -23,8 +23,8 @@ from worker_tools import environment
 __all__ = ["pair"]
 
 REGISTER = (
-    "fixed, moving, *, preset, fixed_mask, moving_mask, initial_transform, labels, landmarks, truth, device, threads, "
-    "seed, plan, progress, warn, cancel"
+    "fixed, moving, *, preset, fixed_mask, moving_mask, initial_transform, labels, landmarks, truth, use_landmarks, "
+    "device, threads, seed, plan, progress, warn, cancel"
 )
 SEQUENCE = (
     "items, *, reference, target, preset, reference_mask, device, threads, seed, progress, warn, cancel"
@@ -32,7 +32,7 @@ SEQUENCE = (
 PLAN = "fixed, moving, *, preset, fixed_mask, moving_mask, device, threads, warn"
 RESULT = {
     "transform", "inverse", "warped", "warped_labels", "metrics", "verdict", "warnings", "plan", "provenance",
-    "timings", "inputs", "apply", "to_json", "report", "save", "write",
+    "timings", "inputs", "features", "apply", "to_json", "report", "save", "write",
 }  # fmt: skip
 
 
