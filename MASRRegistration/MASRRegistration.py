@@ -5,9 +5,11 @@ import time
 
 import slicer
 from masr_registration.errors import CancelledError, MasrError, ResourceError
-from MASRRegistrationLib.gui.job import RegistrationJob
+from MASRRegistrationLib.gui import preset_library
+from MASRRegistrationLib.gui.job import RegistrationJob, RunOptions
 from MASRRegistrationLib.gui.parameters import MASRRegistrationParameterNode
 from MASRRegistrationLib.gui.tabs import ModuleTabs
+from MASRRegistrationLib.mrml.setup import RegistrationSetup
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
@@ -60,6 +62,10 @@ class MASRRegistrationWidget(ScriptedLoadableModuleWidget):
 class MASRRegistrationLogic(ScriptedLoadableModuleLogic):
     job = None
 
+    @property
+    def running(self):
+        return self.job is not None and self.job.running
+
     def getParameterNode(self):
         return MASRRegistrationParameterNode(super().getParameterNode())
 
@@ -74,28 +80,23 @@ class MASRRegistrationLogic(ScriptedLoadableModuleLogic):
         onProgress=None,
         onFinished=None,
         onLog=None,
+        options=None,
+        **others,
     ):
         """Register two volume nodes in a background process.
 
         Returns the `RegistrationResult` (`transformNode`, `volumeNode`, `verdict`, `metrics`, `warnings`), or without
         `waitForCompletion` at once the `RegistrationJob` (`cancel()`, `running`, `result`, `error`). `presetName` is
         the name of a preset or the path of a preset file (.json); outputs that are None are made.
-        `onProgress(stage, fraction, secondsLeft)`, `onFinished(result, error)`, `onLog(line)`.
+        `onProgress(stage, fraction, secondsLeft)`, `onFinished(result, error)`, `onLog(line)`. `options` are
+        `RunOptions` (device, threads, seed); `others` are fields of `RegistrationSetup` (fixedMask, fixedSegment,
+        movingMask, movingSegment, initialTransform).
 
         Raises `MasrError` with one sentence for a person.
         """
-
-        def finish(result, error):
-            self.job = None
-            if onFinished is not None:
-                onFinished(result, error)
-
-        if self.job is not None and self.job.running:
-            raise ResourceError(_("A registration is running already; wait for it or cancel it."))
-        outputs = outputTransformNode, outputVolumeNode
-        job = RegistrationJob(fixedNode, movingNode, presetName, *outputs, onProgress, finish, onLog)
-        job.start()
-        self.job = job
+        setup = RegistrationSetup(fixedNode, movingNode, outputTransformNode, outputVolumeNode, **others)
+        preset = preset_library.load(presetName)
+        job = self.start(setup, preset, options or RunOptions(), onProgress, onFinished, onLog)
         if not waitForCompletion:
             return job
         try:
@@ -109,6 +110,21 @@ class MASRRegistrationLogic(ScriptedLoadableModuleLogic):
         if job.result is None:
             raise CancelledError
         return job.result
+
+    def start(self, setup, preset, options, onProgress=None, onFinished=None, onLog=None):
+        """The running `RegistrationJob`. Raises `MasrError`; only one can run at a time."""
+
+        def finish(result, error):
+            self.job = None
+            if onFinished is not None:
+                onFinished(result, error)
+
+        if self.running:
+            raise ResourceError(_("A registration is running already; wait for it or cancel it."))
+        job = RegistrationJob(setup, preset, options, onProgress, finish, onLog)
+        job.start()
+        self.job = job
+        return job
 
 
 class MASRRegistrationTest(ScriptedLoadableModuleTest):

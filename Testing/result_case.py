@@ -12,6 +12,7 @@ import vtk  # noqa: E402
 from masr_registration.worker.client import Outcome  # noqa: E402
 from MASRRegistrationLib.mrml.inputs import InputVolume  # noqa: E402
 from MASRRegistrationLib.mrml.results import deliver  # noqa: E402
+from MASRRegistrationLib.mrml.setup import RegistrationSetup  # noqa: E402
 
 FLIP = np.array([-1.0, -1.0, 1.0])
 SIZE = (20, 24, 28)
@@ -105,7 +106,12 @@ class Result:
         return sitk.CompositeTransform([affine, *fields])
 
     def deliver(self, transform=None, volume=None):
-        return deliver(self.outcome, self.fixed, self.moving, transform, volume)
+        return deliver(
+            self.outcome,
+            self.fixed,
+            self.moving,
+            RegistrationSetup(self.fixed_node, self.moving_node, transform, volume),
+        )
 
     def points(self):
         """World RAS points of the fixed volume (N, 3), and where they lie in the moving one, world RAS."""

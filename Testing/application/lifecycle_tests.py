@@ -7,7 +7,7 @@ from unittest import mock
 
 import numpy as np
 import slicer
-from application.module_case import ModuleCase, addLinearTransform, addPair, quickPreset
+from application.module_case import ModuleCase, addLinearTransform, addPair
 
 
 class LifecycleTest(ModuleCase):
@@ -154,16 +154,6 @@ class ChoiceTest(ModuleCase):
         self.assertIs(self.parameters.fixedVolume, fixed)
         self.ui.outputTransformSelector.setCurrentNode(outputs[2])
         self.assertIs(self.parameters.outputTransform, outputs[2])
-
-    def test_preset_file(self):
-        self.choosePair()
-        self.assertIn("body region", self.ui.presetLabel.text)
-        self.choosePreset()
-        self.assertEqual(self.ui.presetLabel.text, quickPreset()["description"])
-        (self.folder / "preset.json").write_text("{}", encoding="utf-8")
-        self.ui.applyButton.click()
-        self.assertFalse(self.panel.running)
-        self.assertIn("not a preset", self.errors[0])
 
     def test_what_is_shown_at_first(self):
         self.assertIn("not a medical device", self.tabs.result.ui.disclaimerLabel.text)

@@ -13,6 +13,7 @@ import numpy as np
 import slicer
 import vtk
 from masr_registration import presets
+from MASRRegistrationLib.gui import preset_library
 
 SHIFT_RAS = np.array([4.0, -3.0, 3.0])
 SIZE, SPACING_MM = 32, 2.5
@@ -47,10 +48,14 @@ class ModuleCase(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
+        settings = mock.patch.object(preset_library, "folder", return_value=self.folder / "settings")
+        settings.start()
+        self.addCleanup(settings.stop)
         self.widget = slicer.util.getModuleWidget("MASRRegistration")
         self.tabs = self.widget.tabs
         self.tabs.widget.currentIndex = 0
         self.ui, self.panel = self.tabs.register.ui, self.tabs.register
+        self.advancedUi = self.panel.advanced.ui
         self.representation = slicer.modules.masrregistration.widgetRepresentation()
         self.representation.enter()
         self.addCleanup(self.close)
@@ -90,10 +95,10 @@ class ModuleCase(unittest.TestCase):
         return fixed, moving
 
     def choosePreset(self, **changes):
-        """A preset file in the Advanced section."""
+        """One of the user's own presets, taken over from a file in the Advanced section."""
         path = self.folder / "preset.json"
         path.write_text(json.dumps(quickPreset() | changes), encoding="utf-8")
-        self.ui.presetFileEdit.currentPath = str(path)
+        self.advancedUi.presetFileEdit.currentPath = str(path)
         return path
 
     def chooseInstantPreset(self):

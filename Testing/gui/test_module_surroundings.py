@@ -21,6 +21,7 @@ from application.lifecycle_tests import alive  # noqa: E402
 from application.module_case import addPair  # noqa: E402
 from masr_registration.errors import CancelledError, MasrError, ResourceError  # noqa: E402
 from masr_registration.worker.messages import Hello, request_from  # noqa: E402
+from MASRRegistrationLib.gui import preset_library  # noqa: E402
 from MASRRegistrationLib.gui.messages import plain  # noqa: E402
 from MASRRegistrationLib.gui.process import WorkerProcess  # noqa: E402
 from MASRRegistrationLib.gui.register_tab import remainingTime  # noqa: E402
@@ -273,6 +274,12 @@ def test_reload(module, slicer_app):
     assert again.tabs.register.ui.fixedSelector.currentNode().GetName() == "T1"
     assert again.tabs.register.ui.applyButton.enabled
     assert slicer_app.messages == []
+
+
+def test_own_presets_lie_in_the_folder_of_the_users_settings():
+    settings = Path(slicer.app.slicerUserSettingsFilePath)
+    assert preset_library.folder() == settings.parent / "MASRRegistration" / "presets"
+    assert preset_library.own() == []
 
 
 def test_the_modules_own_test(module):

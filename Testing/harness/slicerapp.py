@@ -62,6 +62,7 @@ class qSlicerApplication(QtWidgets.QApplication):
         self._revision_settings = QtCore.QSettings(str(folder / "Slicer-0.ini"), QtCore.QSettings.IniFormat)
 
     slicerHome = QtCore.Property(str, lambda self: str(self._folder / "Slicer"))
+    slicerUserSettingsFilePath = QtCore.Property(str, lambda self: self._settings.fileName())
     startupWorkingPath = QtCore.Property(str, lambda self: str(Path.cwd()))
     majorVersion = QtCore.Property(int, lambda self: 5)
     minorVersion = QtCore.Property(int, lambda self: 12)

@@ -15,6 +15,7 @@ from masr_registration.errors import InputError, MasrError
 from masr_registration.worker.client import Outcome
 from MASRRegistrationLib.mrml.inputs import InputVolume, checkRequest
 from MASRRegistrationLib.mrml.results import deliver
+from MASRRegistrationLib.mrml.setup import RegistrationSetup
 
 IJK = np.array([(0, 0, 0), (27, 23, 19), (3, 20, 7), (14, 11, 9)])
 
@@ -363,6 +364,6 @@ def test_hand_over_at_full_size(tmp_path):
     files = {name.partition(".")[0]: tmp_path / name for name in ("transform.h5", "warped.nii.gz")}
     outcome = Outcome(files, {}, [], {"level": "plausible", "reasons": []}, {}, {})
     start = time.perf_counter()
-    result = deliver(outcome, volume, volume, None, None)
+    result = deliver(outcome, volume, volume, RegistrationSetup(node, node))
     print(f"hand-over: out {out:.3f} s, in {time.perf_counter() - start:.3f} s")
     np.testing.assert_array_equal(slicer.util.arrayFromVolume(result.volumeNode), array)

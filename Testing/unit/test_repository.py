@@ -42,6 +42,7 @@ LOADED_BY_SLICER = (
     "masr_registration.errors",
     "masr_registration.matching.suggest",
     "masr_registration.presets",
+    "masr_registration.solver.cost",
     "masr_registration.worker.messages",
     "masr_registration.worker.client",
 )

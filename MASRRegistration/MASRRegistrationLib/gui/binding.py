@@ -7,10 +7,7 @@ from typing import Any
 
 import slicer
 import vtk
-from masr_registration import presets
 from slicer.util import VTKObservationMixin
-
-from .parameters import DEFAULT_PRESET
 
 
 class ParameterBinding(VTKObservationMixin):
@@ -57,8 +54,6 @@ class ParameterBinding(VTKObservationMixin):
         """Connect the scene's parameter node, made if there is none."""
         self.disconnect()
         self.parameters = self._getParameterNode()
-        if self.parameters.preset not in presets.names():  # a scene of another version
-            self.parameters.preset = DEFAULT_PRESET
         self._connectGui()
         self.addObserver(self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onModified)
         self._onChange(self.parameters)

@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import slicer
-from masr_registration import presets
 from masr_registration.errors import CancelledError, MasrError, ResourceError
+from masr_registration.presets import Preset
 from masr_registration.worker import client
 from masr_registration.worker.jobfolder import JobFolder
 from masr_registration.worker.messages import Message, Progress, Request, Warn
 from slicer.i18n import tr as _
 
-from ..mrml.inputs import InputVolume, checkRequest
+from ..mrml.inputs import InputVolume
 from ..mrml.results import RegistrationResult, deliver
+from ..mrml.setup import RegistrationSetup
 from .process import WorkerProcess
 
 ProgressCallback = Callable[[str, float, float | None], None]
 FinishedCallback = Callable[[RegistrationResult | None, MasrError | None], None]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a registration is run: device (auto, cpu, cuda, cuda:N), CPU threads (None: as many as suit), seed, and
+    whether the files that go to and fro are kept."""
+
+    device: str = "auto"
+    threads: int | None = None
+    seed: int = 0
+    keepFiles: bool = False
 
 
 class RegistrationJob:
@@ -34,23 +49,21 @@ class RegistrationJob:
 
     def __init__(
         self,
-        fixedNode: Any,
-        movingNode: Any,
-        presetName: str = "general",
-        outputTransformNode: Any = None,
-        outputVolumeNode: Any = None,
+        setup: RegistrationSetup,
+        preset: Preset,
+        options: RunOptions,
         onProgress: ProgressCallback | None = None,
         onFinished: FinishedCallback | None = None,
         onLog: Callable[[str], None] | None = None,
     ) -> None:
-        """Raises `InputError` when these nodes or this preset cannot be used."""
-        checkRequest(fixedNode, movingNode, outputTransformNode, outputVolumeNode)
-        self._inputs = InputVolume.of(fixedNode), InputVolume.of(movingNode)
-        self.preset = presets.load(presetName)
+        """Raises `InputError` when this cannot be registered."""
+        setup.check()
+        self._setup: RegistrationSetup | None = setup
+        self._inputs = InputVolume.of(setup.fixedVolume), InputVolume.of(setup.movingVolume)
+        self.preset, self.options = preset, options
         self.running = self.cancelling = False
         self.result: RegistrationResult | None = None
         self.error: MasrError | None = None
-        self._outputs = outputTransformNode, outputVolumeNode
         self._onProgress, self._onFinished, self._onLog = onProgress, onFinished, onLog
         self._sceneObserver: int | None = None
         self._sceneClosed = False
@@ -64,14 +77,14 @@ class RegistrationJob:
         """Hand the images over and start the process. Raises `ResourceError`; nothing is left then."""
         self._folder = JobFolder.create()
         try:
-            fixed, moving = (self._folder.path / f"{name}.nrrd" for name in ("fixed", "moving"))
-            for volume, file in zip(self._inputs, (fixed, moving), strict=True):
-                volume.write(file)
+            assert self._setup is not None
             request = Request(
-                fixed=str(fixed),
-                moving=str(moving),
+                **self._setup.write(*self._inputs, self._folder.path),
                 output=str(self._folder.path / "output"),
                 preset=json.loads(self.preset.to_json()),
+                device=self.options.device,
+                threads=self.options.threads,
+                seed=self.options.seed,
                 report=False,
             )
             self._process = WorkerProcess(request, self._onMessage, self._log, self._onEnd)
@@ -95,7 +108,11 @@ class RegistrationJob:
         if self.running:
             self._process.abandon()
             self._close()
-            self._folder.remove()
+            self._removeFiles()
+
+    def keptFolder(self) -> Path:
+        """Where the files go if they are to be kept."""
+        return Path(slicer.app.temporaryPath) / self._folder.path.name.replace("masr", "MASR-kept", 1)
 
     def _onSceneClose(self, caller: Any, event: str) -> None:
         self._sceneClosed = True
@@ -120,7 +137,8 @@ class RegistrationJob:
             if self.cancelling:
                 raise CancelledError
             assert outcome is not None
-            self.result = deliver(outcome, *self._inputs, *self._outputs)
+            assert self._setup is not None
+            self.result = deliver(outcome, *self._inputs, self._setup)
         except MasrError as problem:
             self.error = problem
         except Exception as problem:
@@ -130,18 +148,28 @@ class RegistrationJob:
         finally:
             self._close()
         if self.error is not None:
-            self._folder.remove()
+            self._removeFiles()
         try:
             if self._onFinished is not None:
                 self._onFinished(self.result, self.error)
         finally:
-            self._folder.remove()
+            self._removeFiles()
+
+    def _removeFiles(self) -> None:
+        """Or, if that was wished, put them where no later start sweeps them away."""
+        if self.options.keepFiles and self._folder.path.is_dir():
+            kept = self.keptFolder()
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(str(self._folder.path), str(kept))
+            self._log(_("The files of this run are kept in {folder}").format(folder=kept))
+        self._folder.remove()
 
     def _close(self) -> None:
         self.running = False
         slicer.app.disconnect("aboutToQuit()", self.abandon)
         self._scene.RemoveObserver(self._sceneObserver)
-        del self._inputs, self._outputs  # whoever keeps the job does not keep large nodes of a closed scene
+        self._setup = None
+        del self._inputs  # whoever keeps the job does not keep large nodes of a closed scene
 
 
 def _explained(error: MasrError) -> MasrError:

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from masr_registration import presets
+import slicer
 from masr_registration.errors import CancelledError, InputError, MasrError
 from slicer.i18n import tr as _
 
-from ..mrml.inputs import checkRequest
+from ..mrml.identity import doubts
 from ..mrml.results import RegistrationResult
-from .messages import showError
+from ..mrml.setup import RegistrationSetup
+from .advanced_panel import AdvancedPanel
+from .job import RunOptions
+from .mask_segments import SegmentChoice
+from .messages import plain, showError
 from .tab import Tab
 
 
 class RegisterTab(Tab):
-    """`logic` has `register` and `getParameterNode`; `onResult` gets what a registration left in the scene."""
+    """`logic` has `start`, `running` and `getParameterNode`; `onResult` gets what a registration left in the scene."""
 
     file = "RegisterTab.ui"
 
@@ -30,13 +34,20 @@ class RegisterTab(Tab):
         self.logic, self._onResult = logic, onResult
         self.job: Any = None
         ui = self.ui
-        ui.presetFileEdit.currentPath = ""  # it may have begun with a path of its history
+        self.advanced = AdvancedPanel(resourcePath, ui.presetComboBox, ui.presetLabel)
+        ui.advancedButton.layout().addWidget(self.advanced.widget)
+        self._segments = (
+            SegmentChoice(ui.fixedSegmentComboBox, "fixedMask", "fixedSegment"),
+            SegmentChoice(ui.movingSegmentComboBox, "movingMask", "movingSegment"),
+        )
         ui.applyButton.connect("clicked(bool)", self.onApply)
-        ui.presetFileEdit.connect("currentPathChanged(QString)", lambda path: self.update())
+        ui.copyLogButton.connect("clicked(bool)", self.onCopyLog)
         self.update()
 
     def parametersChanged(self, parameters: Any) -> None:
         super().parametersChanged(parameters)
+        for choice in self._segments:
+            choice.show(parameters)
         self.update()
 
     @property
@@ -56,9 +67,8 @@ class RegisterTab(Tab):
         ui.reasonLabel.text = reason
         ui.reasonLabel.visible = bool(reason)
         ui.progressBar.visible = ui.stageLabel.visible = self.running
-        for section in (ui.inputsButton, ui.outputsButton, ui.advancedButton):
+        for section in (ui.inputsButton, ui.masksButton, ui.outputsButton, ui.advancedButton):
             section.enabled = not self.running
-        ui.presetLabel.text = self._presetDescription()
 
     def onApply(self) -> None:
         """Register, or cancel what runs."""
@@ -75,52 +85,62 @@ class RegisterTab(Tab):
             self.job.abandon()
             self.job = None
 
+    def onCopyLog(self) -> None:
+        slicer.app.clipboard().setText(self.ui.logEdit.toPlainText())
+
+    def setup(self) -> RegistrationSetup:
+        """What is chosen."""
+        p = self.parameters
+        return RegistrationSetup(
+            p.fixedVolume,
+            p.movingVolume,
+            outputTransform=p.outputTransform,
+            outputVolume=p.outputVolume,
+            fixedMask=p.fixedMask,
+            fixedSegment=p.fixedSegment,
+            movingMask=p.movingMask,
+            movingSegment=p.movingSegment,
+            initialTransform=p.initialTransform,
+        )
+
     def _register(self) -> None:
         parameters, ui = self.parameters, self.ui
+        found = doubts(parameters.fixedVolume, parameters.movingVolume)
+        question = "\n".join([*found, _("Register them all the same?")])
+        if found and not slicer.util.confirmOkCancelDisplay(plain(question)):
+            return
         ui.logEdit.clear()
         ui.statusLabel.text = ""
         ui.progressBar.value = 0
         ui.stageLabel.text = _("Starting…")
         try:
-            self.job = self.logic.register(
-                parameters.fixedVolume,
-                parameters.movingVolume,
-                ui.presetFileEdit.currentPath or parameters.preset,
-                parameters.outputTransform,
-                parameters.outputVolume,
-                waitForCompletion=False,
-                onProgress=self._onProgress,
-                onFinished=self._onFinished,
-                onLog=ui.logEdit.appendPlainText,
-            )
+            with slicer.util.WaitCursor():
+                self.job = self.logic.start(
+                    self.setup(),
+                    self.advanced.preset(),
+                    RunOptions(
+                        parameters.device, parameters.threads or None, parameters.seed, parameters.keepFiles
+                    ),
+                    onProgress=self._onProgress,
+                    onFinished=self._onFinished,
+                    onLog=ui.logEdit.appendPlainText,
+                )
         except MasrError as error:
             self._showError(error)
         else:
             self.update()
 
     def _reason(self) -> str:
-        parameters = self.parameters
-        if parameters is None:
+        if self.parameters is None:
             return _("Open the module to register.")
+        if self.logic.running:
+            return _("A registration that was started elsewhere is running; wait for it.")
         try:
-            checkRequest(
-                parameters.fixedVolume,
-                parameters.movingVolume,
-                parameters.outputTransform,
-                parameters.outputVolume,
-            )
+            self.setup().check()
+            self.advanced.preset()
         except InputError as error:
             return str(error)
         return ""
-
-    def _presetDescription(self) -> str:
-        file, parameters = self.ui.presetFileEdit.currentPath, self.parameters
-        if not file and parameters is None:
-            return ""
-        try:
-            return presets.load(file or parameters.preset).description
-        except InputError as error:
-            return str(error)
 
     def _onProgress(self, stage: str, fraction: float, remaining: float | None) -> None:
         self.ui.progressBar.value = round(100 * fraction)

@@ -18,7 +18,7 @@ from .tab import Tab
 
 
 class ModuleTabs:
-    """`logic` has `register` and `getParameterNode`; `isShown` tells whether the module is entered.
+    """`logic` is the module's; `isShown` tells whether the module is entered.
 
     Attributes:
         widget: the QTabWidget.
@@ -38,7 +38,13 @@ class ModuleTabs:
             self.widget.addTab(tab.widget, title)
         self.result = ResultPanel(resourcePath, self._onReverted)
         self.register.ui.resultButton.layout().addWidget(self.result.widget)
-        self._parts: tuple[Tab, ...] = self.register, self.result, self.check, self.landmarks
+        self._parts: tuple[Tab, ...] = (
+            self.register.advanced,
+            self.register,
+            self.result,
+            self.check,
+            self.landmarks,
+        )
         uis = [part.ui for part in self._parts]
         self.binding = ParameterBinding(uis, logic.getParameterNode, isShown, self._onParameters)
         self.binding.connect()

@@ -17,6 +17,7 @@ from slicer.i18n import tr as _
 
 from .changes import ChangeRecord
 from .inputs import InputVolume, parentToWorld
+from .reslice import concatenated, resliced
 from .results import FIXED_ROLE, MOVING_ROLE, createOutput, storedResult
 
 NODE_CLASSES = (
@@ -124,7 +125,7 @@ class Application:
             return
         toWorld = vtk.vtkGeneralTransform()
         self.transformNode.GetTransformToWorld(toWorld)
-        copy.ApplyTransform(_concatenated(toWorld, toMoving))
+        copy.ApplyTransform(concatenated(toWorld, toMoving))
 
     def _resample(self, volume: Any, toMoving: vtk.vtkMatrix4x4) -> None:
         """The voxels of `volume` on the fixed volume's grid, in world coordinates."""
@@ -134,22 +135,15 @@ class Application:
         self.transformNode.GetTransformFromWorld(fromWorld)
         vtk.vtkMatrix4x4.Invert(toMoving, toOwn)
         ijkToWorld = slicer.util.vtkMatrixFromArray(fixed.ijkToWorld)
-        reslice = vtk.vtkImageReslice()
-        reslice.SetInputData(volume.GetImageData())
-        reslice.SetResliceTransform(_concatenated(rasToIjk, toOwn, fromWorld, ijkToWorld))
-        if volume.IsA("vtkMRMLLabelMapVolumeNode"):
-            reslice.SetInterpolationModeToNearestNeighbor()
-        else:
-            reslice.SetInterpolationModeToLinear()
-            lowest = volume.GetImageData().GetScalarRange()[0]
-            reslice.SetBackgroundColor(lowest, lowest, lowest, lowest)
-        reslice.SetOutputOrigin(0, 0, 0)
-        reslice.SetOutputSpacing(1, 1, 1)
-        reslice.SetOutputExtent(fixed.node.GetImageData().GetExtent())
-        reslice.Update()
+        moved = resliced(
+            volume.GetImageData(),
+            concatenated(rasToIjk, toOwn, fromWorld, ijkToWorld),
+            fixed.node.GetImageData().GetExtent(),
+            nearest=bool(volume.IsA("vtkMRMLLabelMapVolumeNode")),
+        )
         with slicer.util.NodeModify(volume):
             volume.SetIJKToRASMatrix(ijkToWorld)
-            volume.SetAndObserveImageData(reslice.GetOutput())
+            volume.SetAndObserveImageData(moved)
 
     def _hardenItems(self, sequence: Any, name: str) -> Iterator[float]:
         """A new sequence with every item hardened."""
@@ -184,14 +178,6 @@ class Application:
         if node is None:
             raise InputError(_("The fixed volume is gone, and with it the grid to harden to."))
         return InputVolume.of(node)
-
-
-def _concatenated(*steps: Any) -> vtk.vtkAbstractTransform:
-    """All transforms and matrices, the last applied first; linear (and so much faster) where all of them are."""
-    whole, linear = vtk.vtkGeneralTransform(), vtk.vtkTransform()
-    for step in steps:
-        whole.Concatenate(step)
-    return linear if slicer.vtkMRMLTransformNode.IsGeneralTransformLinear(whole, linear) else whole
 
 
 def _proxies(sequence: Any) -> list[Any]:

@@ -82,22 +82,27 @@ class InputVolume:
 
     def write(self, path: Path) -> None:
         """Uncompressed NRRD on the world grid, LPS. Raises `ResourceError`."""
-        import SimpleITK as sitk
-
-        spacing, origin, direction = self.worldGrid()
-        image = sitk.GetImageFromArray(slicer.util.arrayFromVolume(self.node))
-        image.SetSpacing(spacing.tolist())
-        image.SetOrigin(origin.tolist())
-        image.SetDirection(direction.ravel().tolist())
-        try:
-            sitk.WriteImage(image, str(path), useCompression=False)
-        except RuntimeError as error:
-            raise ResourceError(
-                _("The images could not be handed over: is the disk of the temporary folder full?")
-            ) from error
+        writeImage(slicer.util.arrayFromVolume(self.node), self, path)
 
     def isInScene(self) -> bool:
         return slicer.mrmlScene.IsNodePresent(self.node) != 0
+
+
+def writeImage(array: np.ndarray, like: InputVolume, path: Path) -> None:
+    """Voxels (D, H, W) on the world grid of `like`, as uncompressed NRRD, LPS. Raises `ResourceError`."""
+    import SimpleITK as sitk
+
+    spacing, origin, direction = like.worldGrid()
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(origin.tolist())
+    image.SetDirection(direction.ravel().tolist())
+    try:
+        sitk.WriteImage(image, str(path), useCompression=False)
+    except RuntimeError as error:
+        raise ResourceError(
+            _("The images could not be handed over: is the disk of the temporary folder full?")
+        ) from error
 
 
 def checkRequest(fixed: Any, moving: Any, transform: Any = None, volume: Any = None) -> None:

@@ -28,6 +28,7 @@ def provenanceText(content: dict[str, Any]) -> str:
     lines = [
         _("Fixed: {volume}").format(volume=_volumeText(content, "fixed")),
         _("Moving: {volume}").format(volume=_volumeText(content, "moving")),
+        *(f"{_OTHERS[role]()}: {name}" for role, name in content["others"].items()),
         _("Preset: {preset}").format(preset=made.get("preset", {}).get("name", _("unknown"))),
         _("Device: {device}, {threads} threads, seed {seed}").format(
             device=made.get("device", "?"), threads=made.get("threads", "?"), seed=made.get("seed", "?")
@@ -39,6 +40,13 @@ def provenanceText(content: dict[str, Any]) -> str:
         json.dumps(made, indent=2, ensure_ascii=False),
     ]
     return "\n".join(lines)
+
+
+_OTHERS = {
+    "fixed_mask": lambda: _("Fixed mask"),
+    "moving_mask": lambda: _("Moving mask"),
+    "initial_transform": lambda: _("Initial transform"),
+}
 
 
 def _volumeText(content: dict[str, Any], role: str) -> str:

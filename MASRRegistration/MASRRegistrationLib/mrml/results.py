@@ -21,6 +21,7 @@ from slicer.i18n import tr as _
 
 from .changes import ChangeRecord
 from .inputs import InputVolume, voxelTime
+from .setup import RegistrationSetup
 
 RESULT_ATTRIBUTE = "MASR.Result"
 VERDICT_ATTRIBUTE = "MASR.Verdict"
@@ -49,12 +50,13 @@ class RegistrationResult:
 
 
 def deliver(
-    outcome: Outcome, fixed: InputVolume, moving: InputVolume, transformNode: Any, volumeNode: Any
+    outcome: Outcome, fixed: InputVolume, moving: InputVolume, setup: RegistrationSetup
 ) -> RegistrationResult:
-    """Write a result into the given output nodes; None, deleted or unsuitable ones are made anew.
+    """Write a result into the setup's output nodes; None, deleted or unsuitable ones are made anew.
 
     `changes.revert` puts the scene back. Raises `MasrError` for files that cannot be read.
     """
+    transformNode, volumeNode = setup.outputTransform, setup.outputVolume
     warnings = [*outcome.warnings, *_changes(fixed, moving)]
     transform, array = _readTransform(outcome.files["transform"]), _readVoxels(outcome.files["warped"])
     record = ChangeRecord.begin(transformNode, volumeNode)
@@ -75,7 +77,7 @@ def deliver(
         record.created(volumeNode.GetDisplayNode())
     for node in (transformNode, volumeNode):
         _setReferences(node, fixed, moving)
-    _describe(transformNode, outcome, warnings, fixed, moving)
+    _describe(transformNode, outcome, warnings, fixed, moving, setup)
     return RegistrationResult(
         transformNode, volumeNode, outcome.verdict, outcome.metrics, warnings, outcome.files
     )
@@ -196,7 +198,12 @@ def _setReferences(node: Any, fixed: InputVolume, moving: InputVolume) -> None:
 
 
 def _describe(
-    node: Any, outcome: Outcome, warnings: list[str], fixed: InputVolume, moving: InputVolume
+    node: Any,
+    outcome: Outcome,
+    warnings: list[str],
+    fixed: InputVolume,
+    moving: InputVolume,
+    setup: RegistrationSetup,
 ) -> None:
     """The whole result as JSON (names and hashes, no paths), and where the inputs lay (RAS mm)."""
     content = {
@@ -209,6 +216,7 @@ def _describe(
             role: {"name": volume.name, "parentToWorld": volume.parentToWorld.tolist()}
             for role, volume in (("fixed", fixed), ("moving", moving))
         },
+        "others": setup.described(),
     }
     node.SetAttribute(RESULT_ATTRIBUTE, json.dumps(content))
     node.SetAttribute(VERDICT_ATTRIBUTE, str(outcome.verdict.get("level", "")))

@@ -19,28 +19,21 @@ from ..errors import InputError, ResourceError
 from ..presets import Preset
 from ..representation.descriptor import Scan, region_box
 from ..volume import Geometry
+from .cost import (
+    DEVICE_IMAGE_BYTES,
+    DEVICE_WORKING_BYTES,
+    NETWORK_BYTES,
+    predicted_mb,
+    predicted_seconds,
+    suited_spacing,
+)
 from .instance import border_mm
 
 FORMAT_VERSION = 1
-SPACING_RANGE = (0.8, 1.5)
-"""How much finer or coarser than the preset's the working grid may be, to suit what the images resolve."""
 LADDER = (1.0, 1.25, 1.6, 2.0, 2.5, 3.2)
 """Working spacings, as multiples of the one that suits images and preset."""
 USABLE = 0.9
 """Share of the free memory that a plan may count on."""
-BASE_MB = 700.0
-IMAGE_BYTES = 24.0
-WORKING_BYTES = 120.0
-"""Peak host memory: libraries and compiled code, and bytes per voxel of both images and of the working grid."""
-NETWORK_BYTES = {"mind": 0.0, "masr": 120.0, "masr-faithful": 1500.0}
-"""More of these per voxel of the working grid while a network encodes. For the network alone, 140 and 200 bytes were
-measured with "masr" (the larger at 112^3) and 1250 with "masr-faithful" (64^3)."""
-DEVICE_IMAGE_BYTES, DEVICE_WORKING_BYTES = 30.0, 260.0
-"""The same for CUDA, counted from the arrays that the torch kernels make, not measured."""
-SECONDS_LINEAR = 12.0
-SECONDS_PER_MEGAVOXEL = {"encode": 0.6, "discrete": 1.2, "check": 1.4}
-SECONDS_PER_MEGAVOXEL_STEP = 0.08
-"""One core of an ordinary computer, MIND-SSC; a step is an iteration of the fine level. For orientation only."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +92,7 @@ def ladder(
     fixed: Scan, geometries: Sequence[Geometry], preset: Preset, device: torch.device, threads: int
 ) -> list[Plan]:
     """All plans for these images, finest first; `geometries` are those of both images as they were read."""
-    resolved = max(np.cbrt(np.prod(g.spacing)) for g in geometries)
-    suited = preset.working_spacing_mm * float(np.clip(resolved / preset.working_spacing_mm, *SPACING_RANGE))
+    suited = suited_spacing([g.spacing for g in geometries], preset)
     image_voxels = sum(float(np.prod(g.size)) for g in geometries)
     network = NETWORK_BYTES[preset.representation]
     plans: list[Plan] = []
@@ -121,15 +113,10 @@ def ladder(
                 round((DEVICE_IMAGE_BYTES * image_voxels + (DEVICE_WORKING_BYTES + network) * voxels) / 1e6)
                 if cuda
                 else 0.0,
-                seconds=_seconds(voxels, preset, threads),
+                seconds=predicted_seconds(voxels, preset, threads),
             )
         )
     return plans
-
-
-def predicted_mb(image_voxels: float, working_voxels: float, network_bytes: float = 0.0) -> float:
-    """Peak host memory in MB for voxels of both images together and of the working grid, and `NETWORK_BYTES`."""
-    return BASE_MB + (IMAGE_BYTES * image_voxels + (WORKING_BYTES + network_bytes) * working_voxels) / 1e6
 
 
 def choose(plans: Sequence[Plan], free_mb: float, free_device_mb: float = np.inf) -> Plan:
@@ -212,13 +199,3 @@ def _address_space_limit() -> int | None:
         return None
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     return None if limit == resource.RLIM_INFINITY else limit
-
-
-def _seconds(voxels: float, preset: Preset, threads: int) -> dict[str, float]:
-    mega, continuous = voxels / 1e6, preset.continuous
-    seconds = {name: rate * mega for name, rate in SECONDS_PER_MEGAVOXEL.items()}
-    seconds["linear"] = SECONDS_LINEAR if preset.linear.model != "none" else 0.0
-    seconds["discrete"] *= float(preset.discrete.enabled)
-    steps = continuous.iterations[1] + continuous.iterations[0] / 8 if continuous.enabled else 0.0
-    seconds["continuous"] = SECONDS_PER_MEGAVOXEL_STEP * steps * mega
-    return {name: round(value / threads**0.7, 2) for name, value in seconds.items()}

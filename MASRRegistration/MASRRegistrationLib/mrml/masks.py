@@ -1,0 +1,81 @@
+"""Masks (segments, label maps, volumes) -> images on the grid of the volume that they belong to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+from masr_registration.errors import InputError
+from slicer.i18n import tr as _
+
+from .inputs import InputVolume, writeImage
+from .reslice import concatenated, resliced
+
+ALL_SEGMENTS = ""
+
+
+def checkMask(node: Any, segmentId: str = ALL_SEGMENTS) -> None:
+    """Raises `InputError` with the reason why this node, or this segment of it, is no mask."""
+    name = node.GetName()
+    if node.IsA("vtkMRMLSegmentationNode"):
+        segmentation = node.GetSegmentation()
+        if segmentation.GetNumberOfSegments() == 0:
+            raise InputError(_('The mask "{name}" has no segments.').format(name=name))
+        if segmentId != ALL_SEGMENTS and segmentation.GetSegment(segmentId) is None:
+            raise InputError(
+                _('The chosen segment of the mask "{name}" is gone; choose another.').format(name=name)
+            )
+    elif not node.IsA("vtkMRMLScalarVolumeNode"):
+        raise InputError(_('"{name}" is neither a segmentation nor a volume: no mask.').format(name=name))
+    elif node.GetImageData() is None or node.GetImageData().GetNumberOfScalarComponents() != 1:
+        raise InputError(
+            _('The mask "{name}" holds no image with one value in every voxel.').format(name=name)
+        )
+
+
+def writeMask(node: Any, segmentId: str, volume: InputVolume, path: Path) -> None:
+    """Uncompressed NRRD on the world grid of `volume`: 1 inside, 0 outside, or probabilities as they are.
+
+    Raises `InputError` for a mask that is empty there, `ResourceError`.
+    """
+    checkMask(node, segmentId)
+    array = (
+        _ofSegments(node, segmentId, volume)
+        if node.IsA("vtkMRMLSegmentationNode")
+        else _ofVolume(node, volume)
+    )
+    if not array.any():
+        raise InputError(
+            _('The mask "{mask}" is empty where "{volume}" lies.').format(
+                mask=node.GetName(), volume=volume.name
+            )
+        )
+    writeImage(array, volume, path)
+
+
+def _ofSegments(node: Any, segmentId: str, volume: InputVolume) -> np.ndarray:
+    segmentation = node.GetSegmentation()
+    ids = [segmentId] if segmentId != ALL_SEGMENTS else segmentation.GetSegmentIDs()
+    arrays = [slicer.util.arrayFromSegmentBinaryLabelmap(node, name, volume.node) for name in ids]
+    return np.any([array > 0 for array in arrays if array is not None], axis=0).astype(np.uint8)
+
+
+def _ofVolume(node: Any, volume: InputVolume) -> np.ndarray:
+    rasToIjk, between = vtk.vtkMatrix4x4(), vtk.vtkGeneralTransform()
+    node.GetRASToIJKMatrix(rasToIjk)
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(None, node.GetParentTransformNode(), between)
+    ijkToWorld = slicer.util.vtkMatrixFromArray(volume.ijkToWorld)
+    probabilities = node.GetImageData().GetScalarType() in (vtk.VTK_FLOAT, vtk.VTK_DOUBLE)
+    image = resliced(
+        node.GetImageData(),
+        concatenated(rasToIjk, between, ijkToWorld),
+        volume.node.GetImageData().GetExtent(),
+        nearest=not probabilities,
+    )
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    array = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
+    return array if probabilities else (array != 0).astype(np.uint8)

@@ -1,0 +1,81 @@
+"""What a registration is asked for, as nodes of the scene, and its way to the files of a request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import slicer
+from masr_registration.errors import InputError
+from slicer.i18n import tr as _
+
+from .initial import writeInitialTransform
+from .inputs import InputVolume, checkRequest
+from .masks import ALL_SEGMENTS, checkMask, writeMask
+
+
+@dataclass(frozen=True)
+class RegistrationSetup:
+    """Nodes; None where nothing is chosen.
+
+    Attributes:
+        fixedVolume, movingVolume: scalar volumes.
+        outputTransform, outputVolume: made anew where None.
+        fixedMask, movingMask: segmentation, label map or volume (not zero, or a probability, inside).
+        fixedSegment, movingSegment: the segment's ID; empty for all segments together.
+        initialTransform: the moving volume begins as if it lay under this instead of under its own parents.
+    """
+
+    fixedVolume: Any
+    movingVolume: Any
+    outputTransform: Any = None
+    outputVolume: Any = None
+    fixedMask: Any = None
+    fixedSegment: str = ALL_SEGMENTS
+    movingMask: Any = None
+    movingSegment: str = ALL_SEGMENTS
+    initialTransform: Any = None
+
+    def check(self) -> None:
+        """Raises `InputError` with the reason why this cannot be registered."""
+        checkRequest(self.fixedVolume, self.movingVolume, self.outputTransform, self.outputVolume)
+        for mask, segment in ((self.fixedMask, self.fixedSegment), (self.movingMask, self.movingSegment)):
+            if mask is not None:
+                checkMask(mask, segment)
+                if mask is self.outputVolume:
+                    raise InputError(_("The output volume would overwrite a mask; choose another."))
+        if self.initialTransform is not None and not isinstance(
+            self.initialTransform, slicer.vtkMRMLTransformNode
+        ):
+            raise InputError(_("The initial transform has to be a transform node."))
+
+    def write(self, fixed: InputVolume, moving: InputVolume, folder: Path) -> dict[str, str]:
+        """Write everything into `folder`; returns the paths by their names in a request.
+
+        Raises `InputError` (an empty mask), `ResourceError`.
+        """
+        paths = {}
+        for name, volume in (("fixed", fixed), ("moving", moving)):
+            paths[name] = folder / f"{name}.nrrd"
+            volume.write(paths[name])
+        for name, mask, segment, volume in (
+            ("fixed_mask", self.fixedMask, self.fixedSegment, fixed),
+            ("moving_mask", self.movingMask, self.movingSegment, moving),
+        ):
+            if mask is not None:
+                paths[name] = folder / f"{name}.nrrd"
+                writeMask(mask, segment, volume, paths[name])
+        if self.initialTransform is not None:
+            paths["initial_transform"] = folder / "initial.h5"
+            writeInitialTransform(self.initialTransform, fixed, moving, paths["initial_transform"])
+        return {name: str(path) for name, path in paths.items()}
+
+    def described(self) -> dict[str, str]:
+        """The names of the nodes beyond the volumes, for the provenance."""
+        nodes = {
+            "fixed_mask": self.fixedMask,
+            "moving_mask": self.movingMask,
+            "initial_transform": self.initialTransform,
+        }
+        return {name: node.GetName() for name, node in nodes.items() if node is not None}
