@@ -59,23 +59,41 @@ def writeMask(node: Any, segmentId: str, volume: InputVolume, path: Path) -> Non
 def _ofSegments(node: Any, segmentId: str, volume: InputVolume) -> np.ndarray:
     segmentation = node.GetSegmentation()
     ids = [segmentId] if segmentId != ALL_SEGMENTS else segmentation.GetSegmentIDs()
-    arrays = [slicer.util.arrayFromSegmentBinaryLabelmap(node, name, volume.node) for name in ids]
-    return np.any([array > 0 for array in arrays if array is not None], axis=0).astype(np.uint8)
+    return np.any([_ofSegment(node, name, volume) for name in ids], axis=0).astype(np.uint8)
+
+
+def _ofSegment(node: Any, segmentId: str, volume: InputVolume) -> np.ndarray:
+    labels = node.GetBinaryLabelmapInternalRepresentation(segmentId)
+    if labels is None:  # drawn as a surface
+        return slicer.util.arrayFromSegmentBinaryLabelmap(node, segmentId, volume.node) > 0
+    if labels.GetNumberOfPoints() == 0:
+        return np.zeros(slicer.util.arrayFromVolume(volume.node).shape, bool)
+    rasToIjk, image = vtk.vtkMatrix4x4(), vtk.vtkImageData()
+    labels.GetWorldToImageMatrix(rasToIjk)
+    image.ShallowCopy(labels)
+    image.SetOrigin(0, 0, 0)
+    image.SetSpacing(1, 1, 1)
+    array = _onGrid(node, image, rasToIjk, volume, nearest=True)
+    return array == node.GetSegmentation().GetSegment(segmentId).GetLabelValue()
 
 
 def _ofVolume(node: Any, volume: InputVolume) -> np.ndarray:
-    rasToIjk, between = vtk.vtkMatrix4x4(), vtk.vtkGeneralTransform()
+    rasToIjk, image = vtk.vtkMatrix4x4(), node.GetImageData()
     node.GetRASToIJKMatrix(rasToIjk)
-    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(None, node.GetParentTransformNode(), between)
-    ijkToWorld = slicer.util.vtkMatrixFromArray(volume.ijkToWorld)
-    probabilities = node.GetImageData().GetScalarType() in (vtk.VTK_FLOAT, vtk.VTK_DOUBLE)
-    image = resliced(
-        node.GetImageData(),
-        concatenated(rasToIjk, between, ijkToWorld),
-        volume.node.GetImageData().GetExtent(),
-        nearest=not probabilities,
-    )
+    probabilities = image.GetScalarType() in (vtk.VTK_FLOAT, vtk.VTK_DOUBLE)
+    array = _onGrid(node, image, rasToIjk, volume, nearest=not probabilities)
+    return array if probabilities else (array != 0).astype(np.uint8)
+
+
+def _onGrid(
+    node: Any, image: vtk.vtkImageData, rasToIjk: vtk.vtkMatrix4x4, volume: InputVolume, *, nearest: bool
+) -> np.ndarray:
+    """Voxels (D, H, W) of an image in the coordinates of `node`, on the world grid of `volume`."""
     from vtk.util.numpy_support import vtk_to_numpy
 
-    array = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
-    return array if probabilities else (array != 0).astype(np.uint8)
+    fromWorld = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(None, node.GetParentTransformNode(), fromWorld)
+    ijkToWorld = slicer.util.vtkMatrixFromArray(volume.ijkToWorld)
+    through = concatenated(rasToIjk, fromWorld, ijkToWorld)
+    moved = resliced(image, through, volume.node.GetImageData().GetExtent(), nearest=nearest)
+    return vtk_to_numpy(moved.GetPointData().GetScalars()).reshape(moved.GetDimensions()[::-1])
