@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.text import Text
 
 from . import __version__, presets
+from .batch.command import batch
 from .errors import CancelledError, InputError, MasrError
 from .representation import models
 from .training.command import train
@@ -170,6 +171,7 @@ def list_models() -> None:
 evaluate = typer.Typer(help="Measure how good representations are.", no_args_is_help=True)
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(train, name="train")
+app.add_typer(batch, name="batch")
 
 
 @evaluate.callback()

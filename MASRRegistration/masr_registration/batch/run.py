@@ -1,0 +1,338 @@
+"""A study from its manifest: check everything, fix the plans, run what is not done, report. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import InputError, ResourceError
+from ..presets import FORMAT_VERSION as PRESET_VERSION
+from ..presets import Preset
+from ..worker.client import CancelFlag
+from . import cohort, study
+from .local import LocalEngine, OnProgress
+from .manifest import FILES, Case, Fault, FaultsError, Manifest
+from .progress import OnEvent, Tracker
+from .study import Conditions, Planned, Study
+from .tasks import VERSIONS, Outcome, Task
+from .warm import WarmProcess
+
+SECONDS_BESIDES = 5.0
+"""Reading, writing, report and thumbnail of a case; for orientation only."""
+FIELDS = 8
+"""Displacement fields that a transform is expected to be composed of (4 to 16 were seen)."""
+
+
+class Engine(Protocol):
+    """Where tasks run."""
+
+    def opened(self) -> AbstractContextManager[Engine]: ...
+
+    def run(
+        self, tasks: Sequence[Task], on_progress: OnProgress, cancel: CancelFlag
+    ) -> Iterator[Outcome]: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is asked to do, besides the manifest and the folder.
+
+    Attributes:
+        jobs: cases at once; None: one for each device.
+        threads: CPU threads of each; None: the cores shared out, or what the study was begun with.
+        keep_going: run the sound cases although others have faults.
+        engine: makes another engine than the local one, given the threads.
+    """
+
+    device: str = "auto"
+    jobs: int | None = None
+    threads: int | None = None
+    resume: bool = False
+    dry_run: bool = False
+    keep_going: bool = False
+    engine: Callable[[int], Engine] | None = None
+
+
+@dataclass
+class Forecast:
+    """What was found before anything ran. Seconds and MB are predictions of the cases that are still to be run."""
+
+    cases: int = 0
+    done: int = 0
+    faults: list[Fault] = field(default_factory=list)
+    jobs: int = 1
+    threads: int = 1
+    device: str = ""
+    seconds: float = 0.0
+    memory_mb: float = 0.0
+    disk_mb: float = 0.0
+    free_disk_mb: float = 0.0
+
+
+@dataclass
+class Summary:
+    """How a run ended."""
+
+    done: int
+    failed: int
+    report: Path | None
+
+
+class Run:
+    """One call of ``masr batch`` on a manifest that was read.
+
+    Use: `with run.locked(): run.prepare(...)`, then `run.execute(...)` unless it is a dry run.
+    """
+
+    def __init__(self, manifest: Manifest, folder: Path, settings: Settings) -> None:
+        self.manifest, self.settings = manifest, settings
+        self.study = Study(folder)
+        self.forecast = Forecast(cases=len(manifest.cases))
+        self._planned: dict[str, Planned] = {}
+        self._tasks: list[Task] = []
+
+    @contextmanager
+    def opened(self, on_event: OnEvent, cancel: CancelFlag) -> Iterator[Run]:
+        """The folder locked, everything checked, the engine ready.
+
+        Raises:
+            FaultsError: something is wrong with cases, and `keep_going` is not set.
+            InputError: the folder belongs to another run or study.
+            ResourceError: memory or disk are not enough.
+        """
+        with self.study.locked():
+            recorded = self.study.recorded()
+            self._refuse_unwanted()
+            self.study.tidy()
+            machine = self._rehearse(cancel)
+            threads = self._threads(machine, recorded)
+            with self._engine(machine, threads).opened() as engine:
+                self._engine_open = engine
+                self._check(recorded, threads, on_event, cancel)
+                self._predict(machine)
+                yield self
+
+    def execute(self, on_event: OnEvent, cancel: CancelFlag) -> Summary:
+        """Run what is not done. A case that fails is recorded and stops no other. Raises `CancelledError`."""
+        sentences: dict[str, list[str]] = {}
+        for fault in self.forecast.faults:
+            sentences.setdefault(fault.case, []).append(fault.sentence)
+        for case, told in sentences.items():
+            self.study.fail(case, InputError.code, " ".join(told))
+        before = len(self.manifest.cases) - len(self._tasks)
+        tracker = Tracker({task.id: task.seconds for task in self._tasks}, on_event, "running", before)
+        try:
+            if self._tasks:
+                for outcome in self._engine_open.run(self._tasks, tracker.progress, cancel):
+                    tracker.ended(
+                        outcome.id, "done" if outcome.state == "done" else "failed", outcome.message
+                    )
+        finally:
+            report = cohort.write(self.study, self.ids)
+        states = [self.study.state(case) for case in self.ids]
+        return Summary(states.count("done"), states.count("failed"), report)
+
+    @property
+    def ids(self) -> list[str]:
+        """Of the cases in the manifest's order, then of those that could not be understood."""
+        ids = [case.id for case in self.manifest.cases] + [fault.case for fault in self.forecast.faults]
+        return list(dict.fromkeys(ids))
+
+    def _refuse_unwanted(self) -> None:
+        if self.settings.resume or self.settings.dry_run:
+            return
+        used = any(self.study.cases.iterdir()) or any(self.study.failures.iterdir())
+        if used:
+            raise InputError(
+                "The output folder holds the results of an earlier run: add --resume to go on, "
+                "or choose another folder."
+            )
+
+    def _rehearse(self, cancel: CancelFlag) -> dict[str, Any]:
+        """Compile in a process of its own; what the machine has."""
+        presets = {json.dumps(_preset_json(case.preset), sort_keys=True) for case in self.manifest.cases}
+        process = WarmProcess(self.settings.threads or 1)
+        try:
+            command = {
+                "command": "rehearse",
+                "device": self.settings.device,
+                "presets": [json.loads(preset) for preset in sorted(presets)],
+            }
+            return dict(process.do(command, cancel=cancel).metrics)
+        finally:
+            process.close()
+
+    def _threads(self, machine: Mapping[str, Any], recorded: tuple[Conditions, Any] | None) -> int:
+        devices = int(machine["devices"])
+        jobs = self.settings.jobs or max(devices, 1)
+        if self.settings.engine is None and 0 < devices < jobs:
+            raise InputError(f"{jobs} cases at once need {jobs} devices; this machine has {devices}.")
+        self.forecast.jobs = jobs
+        if self.settings.threads is not None:
+            return self.settings.threads
+        return recorded[0].threads if recorded else max(1, (os.cpu_count() or 1) // jobs)
+
+    def _engine(self, machine: Mapping[str, Any], threads: int) -> Engine:
+        self.forecast.threads = threads
+        if self.settings.engine is not None:
+            return self.settings.engine(threads)
+        shared = int(machine["devices"]) > 1
+        return LocalEngine(
+            threads, [{"CUDA_VISIBLE_DEVICES": str(n)} if shared else {} for n in range(self.forecast.jobs)]
+        )
+
+    def _check(
+        self,
+        recorded: tuple[Conditions, dict[str, Planned]] | None,
+        threads: int,
+        on_event: OnEvent,
+        cancel: CancelFlag,
+    ) -> None:
+        """Read every case that is not done and fix its plan, or take the plan that is recorded."""
+        known = dict(recorded[1]) if recorded else {}
+        faults = list(self.manifest.faults)
+        waiting = [case for case in self.manifest.cases if not self.study.is_done(case.id)]
+        done = [case for case in self.manifest.cases if self.study.is_done(case.id)]
+        self.forecast.done = len(done)
+        for case in done:
+            faults += _changes(case, known.get(case.id))
+        tracker = Tracker({case.id: 1.0 for case in waiting}, on_event, "checking")
+        tasks = [self._task(case, threads, {"plan_only": True}) for case in waiting]
+        found: dict[str, Outcome] = {}
+        for outcome in self._engine_open.run(tasks, tracker.progress, cancel) if tasks else ():
+            tracker.ended(outcome.id, "faulty" if outcome.state == "failed" else "checked", outcome.message)
+            found[outcome.id] = outcome
+        conditions = recorded[0] if recorded and any(self.study.cases.iterdir()) else None
+        sound = []
+        for case in waiting:
+            outcome = found[case.id]
+            if outcome.state == "failed":
+                faults.append(Fault(case.id, outcome.message))
+                continue
+            here = _conditions(outcome.provenance, threads)
+            conditions = conditions or here
+            study.check_conditions(here, conditions)
+            planned = _planned(case, outcome.provenance)
+            before = known.get(case.id)
+            if before is None or not (recorded and here == recorded[0] and before.same_case(planned)):
+                known[case.id] = planned
+            sound.append(case)
+        self.forecast.faults = faults
+        if conditions is not None:
+            self.study.record(conditions, known)
+            self.forecast.device = conditions.device
+        if faults and not self.settings.keep_going:
+            raise FaultsError(faults)
+        self._planned = {case.id: known[case.id] for case in sound}
+        versions = conditions.versions if conditions else {}
+        tasks = [self._task(c, threads, {"plan": known[c.id].plan}, versions, known[c.id]) for c in sound]
+        self._tasks = sorted(
+            tasks, key=lambda task: -task.seconds
+        )  # the longest first: nobody waits at the end
+
+    def _task(
+        self,
+        case: Case,
+        threads: int,
+        more: Mapping[str, Any],
+        versions: dict[str, str] | None = None,
+        planned: Planned | None = None,
+    ) -> Task:
+        files = dict(case.files)
+        fixed_labels = files.pop("fixed_labels", None)
+        landmarks = [files.pop(f"{side}_landmarks", None) for side in ("fixed", "moving")]
+        request: dict[str, Any] = {**files, "preset": _preset_json(case.preset), "seed": case.seed}
+        if landmarks[0] is not None:
+            request["landmarks"] = landmarks
+        request |= {"device": self.settings.device, "threads": threads, **more}
+        seconds = planned.seconds if planned else 1.0
+        return Task(case.id, str(self.study.folder), request, fixed_labels, versions, seconds)
+
+    def _predict(self, machine: Mapping[str, Any]) -> None:
+        """Time, memory and disk of what is still to be run. Raises `ResourceError` where they are not enough."""
+        forecast, planned = self.forecast, list(self._planned.values())
+        jobs = forecast.jobs
+        forecast.seconds = max(
+            sum(p.seconds for p in planned) / jobs, max((p.seconds for p in planned), default=0.0)
+        )
+        forecast.memory_mb = sum(sorted((p.peak_mb for p in planned), reverse=True)[:jobs])
+        forecast.disk_mb = sum(p.disk_mb for p in planned)
+        forecast.free_disk_mb = study.free_mb(self.study.folder)
+        if self.settings.engine is None and machine["usable_mb"] is not None:
+            usable = float(machine["usable_mb"])
+            if forecast.memory_mb > usable:
+                raise ResourceError(
+                    f"{jobs} cases at once need about {forecast.memory_mb:.0f} MB of memory, and "
+                    f"{usable:.0f} MB can be used; use fewer --jobs."
+                )
+        if forecast.disk_mb > forecast.free_disk_mb:
+            raise ResourceError(
+                f"The results need about {forecast.disk_mb:.0f} MB, and {forecast.free_disk_mb:.0f} MB are free "
+                "on the disk of the output folder."
+            )
+
+
+def _preset_json(preset: Preset) -> dict[str, Any]:
+    return {"masr_preset": PRESET_VERSION, **json.loads(json.dumps(asdict(preset)))}
+
+
+def _conditions(provenance: Mapping[str, Any], threads: int) -> Conditions:
+    device = str(provenance["device"])
+    kind, _, name = device.partition(" ")
+    return Conditions(
+        f"{kind.partition(':')[0]} {name}".strip(), threads, {v: str(provenance[v]) for v in VERSIONS}
+    )
+
+
+_DESCRIBED = (
+    "fixed",
+    "moving",
+    "fixed_mask",
+    "moving_mask",
+    "labels",
+    "initial_transform",
+    "truth",
+    "landmarks",
+)
+
+
+def _inputs(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: provenance[name] for name in _DESCRIBED if name in provenance}
+
+
+def _planned(case: Case, provenance: Mapping[str, Any]) -> Planned:
+    inputs = _inputs(provenance)
+    plan = provenance["plan"]
+    voxels = float(math.prod(inputs["fixed"]["size"]))
+    fields = 2 * FIELDS * 3 * 8 * math.prod(plan["working_size"]) / 8
+    return Planned(
+        options=json.loads(json.dumps(case.options)),
+        inputs=inputs,
+        plan=plan,
+        seconds=round(sum(plan["seconds"].values()) + SECONDS_BESIDES, 2),
+        peak_mb=float(plan["peak_mb"]),
+        disk_mb=round((fields + voxels * 14 + 3e6) / 1e6, 1),
+    )
+
+
+def _changes(case: Case, planned: Planned | None) -> list[Fault]:
+    """What is different from when this finished case was begun: its result would not be that of the manifest."""
+    if planned is None:
+        return [Fault(case.id, "Its result is there, but study.json does not know it.")]
+    what = []
+    if json.loads(json.dumps(case.options)) != planned.options:
+        what.append("settings")
+    for name, path in case.files.items():
+        described = planned.inputs.get(name)
+        if isinstance(described, dict) and described.get("sha256_of", "file") == "file":
+            with Path(path).open("rb") as stream:
+                if hashlib.file_digest(stream, "sha256").hexdigest() != described["sha256"]:
+                    what.append(FILES[name])
+    return [Fault(case.id, f"Its {part} changed after it was run; use another folder.") for part in what]
