@@ -24,6 +24,7 @@ SLICER_SIDE = [MODULE / "MASRRegistration.py", MODULE / "MASRRegistrationLib"]
 APPLICATION = {"slicer", "vtk", "qt", "ctk", "PythonQt", "mrml", "vtkmodules", "MASRRegistrationLib"}
 CORE_PACKAGES = {
     "numpy", "SimpleITK", "torch", "safetensors", "typer", "rich", "matplotlib", "contourpy", "numba",
+    "dask", "distributed", "dask_jobqueue",
 }  # fmt: skip
 SLICER_PACKAGES = {
     "slicer",

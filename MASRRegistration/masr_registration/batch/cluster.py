@@ -18,8 +18,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .. import __version__
+from ..case.monitor import CancelFlag
 from ..errors import CancelledError, InputError, ResourceError
-from ..worker.client import CancelFlag
 from . import slurm
 from .local import OnProgress
 from .tasks import Outcome, Task, perform

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
+from ..case.monitor import CancelFlag
 from ..errors import CancelledError
-from ..worker.client import CancelFlag
 from .tasks import Outcome, Task, perform
 from .warm import WarmProcess
 

@@ -31,7 +31,7 @@ def rehearse(presets: Sequence[Any], device: str, check: Callable[[], None]) -> 
         register(fixed, moving, preset, device=device, progress=lambda *_: check())
     shared = resolved.type == "cuda" and device in ("auto", "cuda")
     count = torch.cuda.device_count() if shared else 0
-    return {"devices": count, "usable_mb": usable_host_mb(), "device": resolved.type}
+    return {"devices": count, "usable_mb": usable_host_mb()}
 
 
 def _shortened(preset: Preset) -> Preset:

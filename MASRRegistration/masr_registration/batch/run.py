@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..case.monitor import CancelFlag
 from ..errors import InputError, ResourceError
 from ..presets import FORMAT_VERSION as PRESET_VERSION
 from ..presets import Preset
-from ..worker.client import CancelFlag
 from . import cohort, study
 from .local import LocalEngine, OnProgress
 from .manifest import FILES, Case, Fault, FaultsError, Manifest
-from .progress import OnEvent, Tracker
+from .progress import OnEvent, State, Tracker
 from .study import Conditions, Planned, Study
 from .tasks import VERSIONS, Outcome, Task
 from .warm import WarmProcess
@@ -131,9 +131,10 @@ class Run:
         try:
             if self._tasks:
                 for outcome in self._engine_open.run(self._tasks, tracker.progress, cancel):
-                    tracker.ended(
-                        outcome.id, "done" if outcome.state == "done" else "failed", outcome.message
-                    )
+                    if outcome.state == "failed":
+                        self.study.fail(outcome.id, outcome.code, outcome.message, outcome.details)
+                    state: State = "failed" if outcome.state == "failed" else "done"
+                    tracker.ended(outcome.id, state, outcome.message)
         finally:
             report = cohort.write(self.study, self.ids)
         states = [self.study.state(case) for case in self.ids]

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..case.monitor import CancelFlag
 from ..errors import CancelledError, MasrError
-from ..worker.client import CancelFlag
 from ..worker.messages import Message, Progress
 from .study import Study
 from .warm import DiedError, WarmProcess

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import IO, Any
 
+from ..case.monitor import CancelFlag
 from ..errors import BY_CODE, CancelledError, MasrError, ResourceError
 from ..worker import client
 from ..worker.jobfolder import JobFolder
@@ -47,12 +48,9 @@ class WarmProcess:
     `threads` are the CPU threads of its libraries, `environment` adds to `os.environ`.
     """
 
-    def __init__(
-        self, threads: int, environment: Mapping[str, str] | None = None, module: str = SERVER
-    ) -> None:
+    def __init__(self, threads: int, environment: Mapping[str, str] | None = None) -> None:
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
         self._environment = {**dict.fromkeys(names, str(threads)), **(environment or {})}
-        self._module = module
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: JobFolder | None = None
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
@@ -62,7 +60,7 @@ class WarmProcess:
         self,
         command: Mapping[str, Any],
         on_message: Callable[[Message], None] = lambda message: None,
-        cancel: client.CancelFlag | None = None,
+        cancel: CancelFlag | None = None,
     ) -> Result:
         """The answer to a command. Raises `MasrError` with what the process says, `DiedError` when it died."""
         if self._process is None or self._process.poll() is not None:
@@ -109,7 +107,7 @@ class WarmProcess:
         pipe = subprocess.PIPE
         try:
             self._process = process = subprocess.Popen(
-                client.command(sys.executable, self._module),
+                client.command(sys.executable, SERVER),
                 stdin=pipe,
                 stdout=pipe,
                 stderr=pipe,
@@ -135,7 +133,7 @@ class WarmProcess:
         ).start()
 
     def _converse(
-        self, on_message: Callable[[Message], None], cancel: client.CancelFlag
+        self, on_message: Callable[[Message], None], cancel: CancelFlag
     ) -> Result | Cancelled | Error:
         deadline = float("inf")
         while True:
