@@ -78,12 +78,11 @@ class DaskEngine:
             CancelledError: after `cancel`; cases under way are given up.
             ResourceError: the scheduler was lost.
         """
-        waiting = {
-            self._client.submit(
-                work, task, self._threads, pure=False, key=f"{task.id}-{secrets.token_hex(4)}"
-            ): task.id
-            for task in tasks
-        }
+        waiting = {}
+        for n, task in enumerate(tasks):
+            key = f"{task.id}-{secrets.token_hex(4)}"
+            future = self._client.submit(work, task, self._threads, pure=False, key=key, priority=-n)
+            waiting[future] = task.id
         try:
             while waiting:
                 if cancel.is_set():
@@ -91,10 +90,10 @@ class DaskEngine:
                         "Cancelled; the finished cases stay, and --resume goes on from there."
                     )
                 if not _connected(self._client):
-                    raise _lost(len(waiting))
+                    raise _lost()
                 ended = [future for future in waiting if future.done()]
                 for future in ended:
-                    yield self._outcome(future, waiting[future], len(waiting))
+                    yield self._outcome(future, waiting[future])
                     del waiting[future]
                 if not ended:
                     time.sleep(_POLL_SECONDS)
@@ -102,7 +101,7 @@ class DaskEngine:
             with suppress(Exception):
                 self._client.cancel(list(waiting), force=True)
 
-    def _outcome(self, future: Any, case: str, waiting: int) -> Outcome:
+    def _outcome(self, future: Any, case: str) -> Outcome:
         if future.status == "finished":
             outcome: Outcome = future.result()
             return outcome
@@ -114,7 +113,7 @@ class DaskEngine:
                 else f"The worker could not do the case ({type(error).__name__}: {error})."
             )
             return Outcome(case, "failed", code=ResourceError.code, message=sentence)
-        raise _lost(waiting)
+        raise _lost()
 
     def _start(self, distributed: Any) -> Any:
         """The cluster that this run owns, None for one that is there already."""
@@ -203,8 +202,7 @@ def _connected(client: Any) -> bool:
     return client.status == "running" and comm is not None and not comm.comm.closed()
 
 
-def _lost(waiting: int) -> ResourceError:
+def _lost() -> ResourceError:
     return ResourceError(
-        f"The connection to the dask scheduler was lost with {waiting} cases to go; "
-        "the finished cases stay, and --resume goes on from there."
+        "The connection to the dask scheduler was lost; the finished cases stay, and --resume goes on from there."
     )
