@@ -15,12 +15,13 @@ from typing import Any
 
 import psutil
 import pytest
-from batch_tools import Studies, studies  # noqa: F401
+from batch_tools import Studies, studies
 from masr_registration.batch import cluster, slurm
 from masr_registration.batch.cluster import DaskEngine
 from masr_registration.errors import CancelledError, InputError, ResourceError
 from worker_tools import PACKAGE_FOLDER, alive, wait_until
 
+__all__ = ["studies"]  # the fixture
 SLURM = {
     "cores": 4,
     "memory": "8GB",
@@ -33,7 +34,7 @@ SLURM = {
 
 
 @pytest.fixture
-def dask_studies(studies: Studies, monkeypatch: pytest.MonkeyPatch) -> Studies:  # noqa: F811
+def dask_studies(studies: Studies, monkeypatch: pytest.MonkeyPatch) -> Studies:
     """Workers of the cluster use the pretending server as well."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(studies.folder), str(PACKAGE_FOLDER)]))
     monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__PRELOAD", "fake_preload")

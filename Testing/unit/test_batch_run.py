@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from batch_tools import Studies
+from batch_tools import Studies, studies
 from masr_registration.batch import manifest
 from masr_registration.batch.manifest import FaultsError
 from masr_registration.cli import app
@@ -22,6 +22,8 @@ from masr_registration.volume import write_volume
 from phantoms import Head, geometry
 from typer.testing import CliRunner
 from worker_tools import alive, environment, wait_until
+
+__all__ = ["studies"]  # the fixture
 
 
 def test_all_cases_of_a_study_in_two_processes(studies: Studies) -> None:
