@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +50,42 @@ class Mrml:
             logic.SetMRMLScene(self.scene)
             logic.AddSliceNode(name).SetOrientation(orientation)
             self.application_logic.GetSliceLogics().AddItem(logic)
+
+    @contextmanager
+    def layout(self, size: tuple[int, int] = (160, 120)) -> Iterator[Any]:
+        """A layout node whose views exist, as with a main window: slice nodes by Slicer's own layout logic, and for
+        each a slice logic with a composite node, as the layout manager makes them. Gone afterwards.
+
+        `size` is that of each view in pixels. Yields the layout node.
+        """
+        logic = slicer.vtkMRMLLayoutLogic()
+        logics = self.application_logic.GetSliceLogics()
+
+        def on_node(caller: Any, event: str, node: Any) -> None:
+            if node.IsA("vtkMRMLSliceNode"):
+                node.SetDimensions(*size, 1)
+                view = slicer.vtkMRMLSliceLogic()
+                view.SetMRMLApplicationLogic(self.application_logic)
+                view.SetMRMLScene(self.scene)
+                view.SetSliceNode(node)
+                logics.AddItem(view)
+
+        on_node.CallDataType = vtk.VTK_OBJECT  # type: ignore[attr-defined]
+        tag = self.scene.AddObserver(self.scene.NodeAddedEvent, on_node)
+        try:
+            logic.SetMRMLApplicationLogic(self.application_logic)
+            logic.SetMRMLScene(self.scene)
+            logic.GetLayoutNode().SetViewArrangement(logic.GetLayoutNode().SlicerLayoutFourUpView)
+            yield logic.GetLayoutNode()
+        finally:
+            self.scene.RemoveObserver(tag)
+            logic.SetMRMLScene(None)
+            for index in range(logics.GetNumberOfItems()):
+                logics.GetItemAsObject(index).SetMRMLScene(None)
+            logics.RemoveAllItems()
+            for kind in ("vtkMRMLLayoutNode", "vtkMRMLSliceNode", "vtkMRMLSliceCompositeNode", "vtkMRMLViewNode"):
+                for node in slicer.util.getNodesByClass(kind, self.scene):
+                    self.scene.RemoveNode(node)
 
 
 def boot(cache_folder: str) -> Mrml:

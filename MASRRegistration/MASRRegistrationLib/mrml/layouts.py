@@ -1,0 +1,77 @@
+"""The layouts of the Check tab: three planes before and after, and one view alone. Real views are Slicer's work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+
+PLANES = ("Axial", "Coronal", "Sagittal")
+COMPARE, ONE_UP = 16180, 16181
+"""Numbers of the layouts; Slicer's own stay below 1000."""
+BEFORE, AFTER = "MASRBefore", "MASRAfter"
+VIEW_GROUP = 16180
+"""Views of a group move together."""
+_COLOURS = {"Axial": "#F34A33", "Coronal": "#6EB04B", "Sagittal": "#EDD54C"}
+
+
+def show(layout: int) -> int | None:
+    """Show a layout of this module; returns the number of the one shown before, None where there are no views."""
+    node = _layoutNode()
+    if node is None:
+        return None
+    for number, description in ((COMPARE, _compare()), (ONE_UP, _view(AFTER, "Axial"))):
+        if not node.IsLayoutDescription(number):
+            node.AddLayoutDescription(number, f'<layout type="vertical">{description}</layout>')
+    before = node.GetViewArrangement()
+    node.SetViewArrangement(layout)
+    return int(before)
+
+
+def restore(layout: int | None) -> None:
+    """Show what `show` replaced, unless another layout was chosen meanwhile."""
+    node = _layoutNode()
+    if node is not None and layout is not None and node.GetViewArrangement() in (COMPARE, ONE_UP):
+        node.SetViewArrangement(layout)
+
+
+def sliceLogics(row: str) -> list[Any]:
+    """The logics of the views of a row that exist."""
+    logics = slicer.app.applicationLogic().GetSliceLogics()
+    found = []
+    for plane in PLANES:
+        for index in range(logics.GetNumberOfItems() if logics is not None else 0):
+            logic = logics.GetItemAsObject(index)
+            node = logic.GetSliceNode()
+            if node is not None and node.GetLayoutName() == f"{row}{plane}":
+                found.append(logic)
+    return found
+
+
+def jumpTo(place: Any) -> None:
+    """All views of this module to a world point (RAS mm)."""
+    for row in (BEFORE, AFTER):
+        for logic in sliceLogics(row):
+            logic.GetSliceNode().JumpSliceByCentering(*(float(x) for x in place))
+
+
+def _layoutNode() -> Any:
+    return slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+
+
+def _compare() -> str:
+    rows = ["".join(_view(row, plane) for plane in PLANES) for row in (BEFORE, AFTER)]
+    return "".join(f'<item><layout type="horizontal">{row}</layout></item>' for row in rows)
+
+
+def _view(row: str, plane: str) -> str:
+    properties = {
+        "orientation": plane,
+        "viewlabel": f"{'B' if row == BEFORE else 'A'}-{plane[0]}",
+        "viewcolor": _COLOURS[plane],
+        "viewgroup": str(VIEW_GROUP),
+    }
+    inner = "".join(
+        f'<property name="{name}" action="default">{value}</property>' for name, value in properties.items()
+    )
+    return f'<item><view class="vtkMRMLSliceNode" singletontag="{row}{plane}">{inner}</view></item>'
