@@ -83,7 +83,12 @@ class Mrml:
             for index in range(logics.GetNumberOfItems()):
                 logics.GetItemAsObject(index).SetMRMLScene(None)
             logics.RemoveAllItems()
-            for kind in ("vtkMRMLLayoutNode", "vtkMRMLSliceNode", "vtkMRMLSliceCompositeNode", "vtkMRMLViewNode"):
+            for kind in (
+                "vtkMRMLLayoutNode",
+                "vtkMRMLSliceNode",
+                "vtkMRMLSliceCompositeNode",
+                "vtkMRMLViewNode",
+            ):
                 for node in slicer.util.getNodesByClass(kind, self.scene):
                     self.scene.RemoveNode(node)
 

@@ -43,7 +43,9 @@ def test_displacement_and_jacobian_are_those_of_the_true_transform(tmp_path, par
     for place in chosen:
         point = points[place]
         straight = np.array(back.TransformPoint((moved(point) * FLIP).tolist())) * FLIP
-        assert found.magnitude[place] == pytest.approx(np.linalg.norm(straight - point), abs=0.1)  # linear fields in ITK, cubic in Slicer
+        assert found.magnitude[place] == pytest.approx(
+            np.linalg.norm(straight - point), abs=0.1
+        )  # linear fields in ITK, cubic in Slicer
         columns = [(moved(point + step * e) - moved(point - step * e)) / (2 * step) for e in np.eye(3)]
         determinant = np.linalg.det(np.stack(columns, axis=1))
         # the volumes' own parents turn and shift, which changes no volume
@@ -108,7 +110,9 @@ def test_the_linear_part_is_the_product_of_the_linear_factors():
     whole.Concatenate(first)
     whole.Concatenate(second)
     both = linearPart(whole)
-    np.testing.assert_allclose(both[:3, :3] @ [4, 5, 6] + both[:3, 3], whole.TransformPoint(4, 5, 6), atol=1e-9)
+    np.testing.assert_allclose(
+        both[:3, :3] @ [4, 5, 6] + both[:3, 3], whole.TransformPoint(4, 5, 6), atol=1e-9
+    )
 
 
 # Views
@@ -134,7 +138,9 @@ def test_six_views_show_before_and_after(slicer_app, tmp_path):  # noqa: F811
                 assert slicer.mrmlScene.GetNodeByID(composite.GetForegroundVolumeID()).GetName() == name
                 assert composite.GetLinkedControl()
         shown.setOpacity(0.25)
-        opacities = {x.GetSliceCompositeNode().GetForegroundOpacity() for x in layouts.sliceLogics(layouts.AFTER)}
+        opacities = {
+            x.GetSliceCompositeNode().GetForegroundOpacity() for x in layouts.sliceLogics(layouts.AFTER)
+        }
         assert opacities == {0.25}
         place = [3.0, -4.0, 5.0]
         layouts.jumpTo(place)
@@ -230,7 +236,9 @@ def test_dice_and_hd95_before_and_after(tmp_path):
     image = sitk.ReadImage(tmp_path / "moving.nrrd")
     labels = sitk.GetImageFromArray(moving_mask.astype(np.uint8))
     labels.CopyInformation(image)
-    warped = sitk.Resample(labels, sitk.ReadImage(tmp_path / "fixed.nrrd"), case.transform, sitk.sitkNearestNeighbor)
+    warped = sitk.Resample(
+        labels, sitk.ReadImage(tmp_path / "fixed.nrrd"), case.transform, sitk.sitkNearestNeighbor
+    )
     fixed = segmentation(case.fixed_node, "F", sitk.GetArrayFromImage(warped))
     moving = segmentation(case.moving_node, "M", moving_mask)
     slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)  # made when first asked for
@@ -264,5 +272,3 @@ def test_every_number_comes_in_a_sentence():
     assert all(sentence.endswith(".") for sentence in sentences)
     assert verdictSentences({**content, "metrics": {}}) == sentences[:2]
     assert "no proof" in toleranceSentence(1.5, 4.0)
-
-

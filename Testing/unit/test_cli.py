@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from masr_registration import cli, presets
+from masr_registration.case.files import RESULT_FILES
 from masr_registration.errors import CancelledError, InputError, MasrError, ResourceError
 from masr_registration.worker import client, messages
-from masr_registration.worker.job import RESULT_FILES
 from small_pair import SHIFT_MM, pair, request, run_here, save
 from typer.testing import CliRunner
 from worker_tools import Workers, environment, python, wait_until, workers

@@ -17,7 +17,7 @@ from ..mrml.deformation import DeformationMap
 from ..mrml.evidence import verdictSentences
 from ..mrml.inputs import InputVolume
 from ..mrml.overlap import Overlap, overlaps
-from ..mrml.results import FIXED_ROLE, MOVING_ROLE, RegistrationResult, storedResult
+from ..mrml.results import MOVING_ROLE, RegistrationResult, storedResult
 from .messages import showError
 from .tab import Tab
 
@@ -123,7 +123,7 @@ class CheckTab(Tab):
                 check_report.pictures(),
                 self._folds(),
                 self._overlaps,
-                landmarks.errors(*self._landmarkLists(), self.transformNode, *self._volumes()),
+                landmarks.errors(*self._landmarkLists(), self.transformNode, self._movingNode()),
             )
             try:
                 Path(path).write_text(page, encoding="utf-8")
@@ -207,10 +207,14 @@ class CheckTab(Tab):
         elif not folds:
             ui.foldsLabel.text = _("No fold was found at the sampled points.")
         else:
-            ui.foldsLabel.text = _("The transform is not one-to-one in {count} places:").format(count=len(folds))
+            ui.foldsLabel.text = _("The transform is not one-to-one in {count} places:").format(
+                count=len(folds)
+            )
         for fold in (folds or [])[:MOST_FOLDS_LISTED]:
             place = ", ".join(f"{x:.1f}" for x in fold.place)
-            ui.foldsList.addItem(_("{cells} cells around R, A, S = {place}").format(cells=fold.cells, place=place))
+            ui.foldsList.addItem(
+                _("{cells} cells around R, A, S = {place}").format(cells=fold.cells, place=place)
+            )
 
     def _onFold(self, row: int) -> None:
         folds = self._folds()
@@ -238,5 +242,5 @@ class CheckTab(Tab):
     def _landmarkLists(self) -> tuple[Any, Any]:
         return self.parameters.fixedLandmarks, self.parameters.movingLandmarks
 
-    def _volumes(self) -> tuple[Any, Any]:
-        return tuple(self.transformNode.GetNodeReference(role) for role in (FIXED_ROLE, MOVING_ROLE))
+    def _movingNode(self) -> Any:
+        return self.transformNode.GetNodeReference(MOVING_ROLE)

@@ -5,6 +5,7 @@ from typing import Annotated, Union, get_args
 from masr_registration import presets
 from slicer import (
     vtkMRMLLabelMapVolumeNode,
+    vtkMRMLMarkupsFiducialNode,
     vtkMRMLScalarVolumeNode,
     vtkMRMLSegmentationNode,
     vtkMRMLTransformNode,
@@ -54,3 +55,8 @@ class MASRRegistrationParameterNode:
     seed: Annotated[int, WithinRange(0, 2**31 - 1), Default(0)]
     keepFiles: bool = False
     hardenApplied: bool = False
+    fixedSegmentation: vtkMRMLSegmentationNode
+    movingSegmentation: vtkMRMLSegmentationNode
+    fixedLandmarks: vtkMRMLMarkupsFiducialNode
+    movingLandmarks: vtkMRMLMarkupsFiducialNode
+    useLandmarks: bool = False

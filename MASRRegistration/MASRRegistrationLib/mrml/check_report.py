@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import vtk
-from vtk.util.numpy_support import vtk_to_numpy
 from masr_registration import __version__
 from slicer.i18n import tr as _
+from vtk.util.numpy_support import vtk_to_numpy
 
 from . import layouts
 from .deformation import Fold

@@ -12,6 +12,8 @@ from masr_registration.errors import InputError
 from masr_registration.evaluation.landmarks import read_landmarks, write_landmarks_csv
 from slicer.i18n import tr as _
 
+from .results import storedResult
+
 LPS = np.array([-1.0, -1.0, 1.0])
 _DEFINED = slicer.vtkMRMLMarkupsNode.PositionDefined
 
@@ -39,40 +41,43 @@ def points(node: Any) -> list[np.ndarray | None]:
     return found
 
 
-def errors(fixedList: Any, movingList: Any, transformNode: Any, fixedNode: Any, movingNode: Any) -> list[LandmarkError]:
-    """One row for every pair, by index.
+def errors(fixedList: Any, movingList: Any, transformNode: Any, movingNode: Any) -> list[LandmarkError]:
+    """One row for every pair, by index; without a result there is no error yet.
 
-    Before: between the points as the volumes lie in the world. After: from where the result takes the fixed point to
-    the moving point, in the moving volume; None without a result.
+    Before: as the volumes lay when the result was made. After: between where the result takes the fixed point and the
+    moving point. Both in mm, in the moving volume's own coordinates.
     """
     rows = []
-    places = points(fixedList), points(movingList)
-    for index in range(max(map(len, places))):
-        fixed, moving = (side[index] if index < len(side) else None for side in places)
-        named = fixedList if fixedList is not None and index < len(places[0]) else movingList
+    fixedPlaces, movingPlaces = points(fixedList), points(movingList)
+    stored = storedResult(transformNode)
+    for index in range(max(len(fixedPlaces), len(movingPlaces))):
+        fixed, moving = (side[index] if index < len(side) else None for side in (fixedPlaces, movingPlaces))
+        named = fixedList if index < len(fixedPlaces) else movingList
         before = after = None
-        if fixed is not None and moving is not None:
-            before = float(np.linalg.norm(fixed - moving))
-            if transformNode is not None:
-                seen = counterpart(transformNode, fixed, movingNode)
-                after = float(np.linalg.norm(seen - moving))
+        if fixed is not None and moving is not None and stored is not None:
+            own = fromWorld(movingNode, moving)
+            toWorld = np.array(stored["scene"]["moving"]["parentToWorld"])
+            before = float(np.linalg.norm(fixed - toWorld[:3, :3] @ own - toWorld[:3, 3]))
+            seen = transformNode.GetTransformFromParent().TransformPoint(*fixed)
+            after = float(np.linalg.norm(seen - own))
         rows.append(LandmarkError(named.GetNthControlPointLabel(index), fixed, moving, before, after))
     return rows
 
 
-def counterpart(transformNode: Any, place: np.ndarray, movingNode: Any) -> np.ndarray:
-    """Where the result takes a world RAS point of the fixed volume: world RAS of the moving one, as it lies now."""
-    return _toWorld(np.array(transformNode.GetTransformFromParent().TransformPoint(*place)), movingNode, transformNode)
+def counterpart(
+    transformNode: Any, place: np.ndarray, movingNode: Any, *, inMoving: bool = True
+) -> np.ndarray:
+    """Where the result takes a point of the fixed volume in the moving one, as that lies now; both world RAS mm.
 
-
-def counterpartInFixed(transformNode: Any, place: np.ndarray, movingNode: Any) -> np.ndarray:
-    """The other way round: world RAS of the fixed volume for a world RAS point of the moving one."""
-    own = _fromWorld(place, movingNode, transformNode)
+    The other way round without `inMoving`. Without a result (None), where it is.
+    """
+    if transformNode is None:
+        return place
+    if inMoving:
+        own = transformNode.GetTransformFromParent().TransformPoint(*place)
+        return toWorld(movingNode, np.array(own))
+    own = fromWorld(movingNode, place)
     return np.array(transformNode.GetTransformToParent().TransformPoint(*own))
-
-
-def label(node: Any, index: int, name: str) -> None:
-    node.SetNthControlPointLabel(index, name)
 
 
 def addPoint(node: Any, place: np.ndarray, name: str) -> int:
@@ -114,22 +119,23 @@ def exportFile(path: str, node: Any) -> None:
         raise InputError(_("The landmarks could not be written: is the folder there, and not read-only?"))
 
 
-def _parentToWorld(movingNode: Any, transformNode: Any) -> Any:
-    """The transform from the moving volume's own coordinates to the world in which its points lie; None when they are
-    the same. A volume under the result itself is seen in its own coordinates."""
-    parent = None if movingNode is None else movingNode.GetParentTransformNode()
-    if parent is None or parent is transformNode:
-        return None
+def toWorld(node: Any, place: np.ndarray) -> np.ndarray:
+    """World RAS of a point in the coordinates of a node."""
+    return _apply(_between(node, None), place)
+
+
+def fromWorld(node: Any, place: np.ndarray) -> np.ndarray:
+    """In the coordinates of a node, of a world RAS point."""
+    return _apply(_between(None, node), place)
+
+
+def _between(source: Any, target: Any) -> Any:
+    """From the coordinates of one node to those of another, RAS mm; None is the world."""
     general = vtk.vtkGeneralTransform()
-    parent.GetTransformToWorld(general)
+    parents = (None if node is None else node.GetParentTransformNode() for node in (source, target))
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(*parents, general)
     return general
 
 
-def _toWorld(place: np.ndarray, movingNode: Any, transformNode: Any) -> np.ndarray:
-    general = _parentToWorld(movingNode, transformNode)
-    return place if general is None else np.array(general.TransformPoint(*place))
-
-
-def _fromWorld(place: np.ndarray, movingNode: Any, transformNode: Any) -> np.ndarray:
-    general = _parentToWorld(movingNode, transformNode)
-    return place if general is None else np.array(general.GetInverse().TransformPoint(*place))
+def _apply(transform: Any, place: np.ndarray) -> np.ndarray:
+    return np.array(transform.TransformPoint(*place))

@@ -1,4 +1,4 @@
-"""The layouts of the Check tab: three planes before and after, and one view alone. Real views are Slicer's work."""
+"""The layouts of the module: three planes before and after, one view alone, and fixed over moving for landmarks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 import slicer
 
 PLANES = ("Axial", "Coronal", "Sagittal")
-COMPARE, ONE_UP = 16180, 16181
+COMPARE, ONE_UP, LANDMARKS = 16180, 16181, 16182
 """Numbers of the layouts; Slicer's own stay below 1000."""
-BEFORE, AFTER = "MASRBefore", "MASRAfter"
-VIEW_GROUP = 16180
+BEFORE, AFTER, FIXED, MOVING = "MASRBefore", "MASRAfter", "MASRFixed", "MASRMoving"
+_GROUPS = {BEFORE: 16180, AFTER: 16180, FIXED: 16181, MOVING: 16182}
 """Views of a group move together."""
 _COLOURS = {"Axial": "#F34A33", "Coronal": "#6EB04B", "Sagittal": "#EDD54C"}
 
@@ -20,7 +20,11 @@ def show(layout: int) -> int | None:
     node = _layoutNode()
     if node is None:
         return None
-    for number, description in ((COMPARE, _compare()), (ONE_UP, _view(AFTER, "Axial"))):
+    for number, description in (
+        (COMPARE, _rows(BEFORE, AFTER)),
+        (ONE_UP, _view(AFTER, "Axial")),
+        (LANDMARKS, _rows(FIXED, MOVING)),
+    ):
         if not node.IsLayoutDescription(number):
             node.AddLayoutDescription(number, f'<layout type="vertical">{description}</layout>')
     before = node.GetViewArrangement()
@@ -31,7 +35,7 @@ def show(layout: int) -> int | None:
 def restore(layout: int | None) -> None:
     """Show what `show` replaced, unless another layout was chosen meanwhile."""
     node = _layoutNode()
-    if node is not None and layout is not None and node.GetViewArrangement() in (COMPARE, ONE_UP):
+    if node is not None and layout is not None and node.GetViewArrangement() in (COMPARE, ONE_UP, LANDMARKS):
         node.SetViewArrangement(layout)
 
 
@@ -48,9 +52,9 @@ def sliceLogics(row: str) -> list[Any]:
     return found
 
 
-def jumpTo(place: Any) -> None:
-    """All views of this module to a world point (RAS mm)."""
-    for row in (BEFORE, AFTER):
+def jumpTo(place: Any, *rows: str) -> None:
+    """The views of these rows (of the Check tab where none is named) to a world point (RAS mm)."""
+    for row in rows or (BEFORE, AFTER):
         for logic in sliceLogics(row):
             logic.GetSliceNode().JumpSliceByCentering(*(float(x) for x in place))
 
@@ -59,17 +63,17 @@ def _layoutNode() -> Any:
     return slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
 
 
-def _compare() -> str:
-    rows = ["".join(_view(row, plane) for plane in PLANES) for row in (BEFORE, AFTER)]
+def _rows(*names: str) -> str:
+    rows = ["".join(_view(row, plane) for plane in PLANES) for row in names]
     return "".join(f'<item><layout type="horizontal">{row}</layout></item>' for row in rows)
 
 
 def _view(row: str, plane: str) -> str:
     properties = {
         "orientation": plane,
-        "viewlabel": f"{'B' if row == BEFORE else 'A'}-{plane[0]}",
+        "viewlabel": f"{row.removeprefix('MASR')[0]}-{plane[0]}",
         "viewcolor": _COLOURS[plane],
-        "viewgroup": str(VIEW_GROUP),
+        "viewgroup": str(_GROUPS[row]),
     }
     inner = "".join(
         f'<property name="{name}" action="default">{value}</property>' for name, value in properties.items()

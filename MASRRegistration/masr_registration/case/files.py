@@ -16,8 +16,9 @@ RESULT_FILES = {
     "warped_labels": "warped_labels.nii.gz",
     "result": "result.json",
     "report": "report.html",
-    "features": "features.npz",
 }
+ALL_FILES = {**RESULT_FILES, "features": "features.npz"}
+"""With what is written only where it was asked for; an earlier run may have left any of it."""
 PLAN_FILE = "plan.json"
 
 

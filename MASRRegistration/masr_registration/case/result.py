@@ -19,7 +19,7 @@ from ..volume import Volume
 from ..worker.messages import jsonable
 from ..worker.staging import Staging
 from . import provenance, writing
-from .files import RESULT_FILES, refuse_overwriting
+from .files import ALL_FILES, refuse_overwriting
 from .inputs import (
     ImageLike,
     Inputs,
@@ -181,11 +181,11 @@ class Result:
             place.open()
             place.require_space(writing.needed_bytes(self.inputs))
             names = self.write(place.new, Listener(), report=report)
-            place.commit(tuple(RESULT_FILES.values()))
+            place.commit(tuple(ALL_FILES.values()))
         except BaseException:
             place.discard()
             raise
-        return {name: place.output / RESULT_FILES[name] for name in names}
+        return {name: place.output / ALL_FILES[name] for name in names}
 
     def write(self, folder: Path, monitor: Monitor, *, report: bool) -> list[str]:
         """Write the result files into an empty folder; for `save` and the background process, which place them."""

@@ -21,7 +21,7 @@ from ..transforms.resample import resample
 from ..volume import Geometry, Volume, write_volume
 from ..worker import staging
 from ..worker.messages import jsonable
-from .files import RESULT_FILES
+from .files import ALL_FILES
 from .inputs import Inputs
 from .monitor import Monitor
 
@@ -51,7 +51,7 @@ def write(
     def path(name: str, done: float) -> Path:
         monitor.progress("write", WRITE_FROM + done * (WRITE_UNTIL - WRITE_FROM))
         names.append(name)
-        return folder / RESULT_FILES[name]
+        return folder / ALL_FILES[name]
 
     geometry = inputs.fixed.geometry
     monitor.progress("write", WRITE_FROM)

@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from ..case.files import PLAN_FILE, RESULT_FILES, refuse_overwriting
+from ..case.files import ALL_FILES, PLAN_FILE, refuse_overwriting
 from ..errors import InputError
 from ..presets import Preset
 from .context import Context
@@ -16,7 +16,7 @@ from .staging import Staging
 
 
 def register_files(request: Request, context: Context) -> Result:
-    """Register the request's images and write `RESULT_FILES` into its output folder.
+    """Register the request's images and write its files (see `case.files`) into its output folder.
 
     A failure or a cancel leaves the output folder exactly as it was.
 
@@ -55,7 +55,7 @@ def _replaced(request: Request) -> tuple[str, ...]:
     """What an earlier job may have left in the output folder and this one replaces."""
     if request.plan_only:
         return (PLAN_FILE,)
-    return (RESULT_FILES["features"],) if request.features_only else tuple(RESULT_FILES.values())
+    return (ALL_FILES["features"],) if request.features_only else tuple(ALL_FILES.values())
 
 
 def check_paths(request: Request) -> None:

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from ..case import provenance, solve, writing
-from ..case.files import PLAN_FILE, RESULT_FILES
+from ..case.files import ALL_FILES, PLAN_FILE
 from ..case.inputs import Given, Inputs
 from ..case.result import FORMAT_VERSION
 from ..case.settings import Settings
@@ -19,7 +19,7 @@ from .staging import Staging
 def run(
     request: Request, context: Context, place: Staging, import_s: float
 ) -> tuple[dict[str, str], dict[str, Any]]:
-    """Leaves all files in the staging folder; returns them by name (see `RESULT_FILES`) and result.json.
+    """Leaves all files in the staging folder; returns them by name (see `ALL_FILES`) and result.json.
 
     Raises `InputError`, `ResourceError`, `CancelledError`.
     """
@@ -35,13 +35,13 @@ def run(
         if request.plan_only:
             return {"plan": PLAN_FILE}, _write_plan(inputs, settings, context, place)
         if request.features_only:
-            files = {"features": RESULT_FILES["features"]}
+            files = {"features": ALL_FILES["features"]}
             return files, _write_features(inputs, settings, context, place)
         result = solve.solve(inputs, settings, context, read_s, keep_features=request.features)
         result.timings["import"] = import_s
         result.timings["total"] += import_s
         names = result.write(place.new, context, report=request.report)
-    return {name: RESULT_FILES[name] for name in names}, result.to_json()
+    return {name: ALL_FILES[name] for name in names}, result.to_json()
 
 
 def _write_plan(inputs: Inputs, settings: Settings, context: Context, place: Staging) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def _write_plan(inputs: Inputs, settings: Settings, context: Context, place: Sta
 
 def _write_features(inputs: Inputs, settings: Settings, context: Context, place: Staging) -> dict[str, Any]:
     """The features alone."""
-    solve.describe(inputs, settings, context).write(place.new / RESULT_FILES["features"])
+    solve.describe(inputs, settings, context).write(place.new / ALL_FILES["features"])
     return _unregistered(inputs.described, context)
 
 

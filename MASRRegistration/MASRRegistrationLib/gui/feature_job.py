@@ -1,0 +1,74 @@
+"""Features of two volumes by the background process, where no registration of this session left them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from masr_registration import presets
+from masr_registration.errors import MasrError
+from masr_registration.matching.features import FeaturePair
+from masr_registration.worker import client
+from masr_registration.worker.jobfolder import JobFolder
+from masr_registration.worker.messages import Message, Progress, Request
+
+from ..mrml.inputs import InputVolume, checkRequest
+from ..mrml.matching import Matcher
+from .process import WorkerProcess
+
+
+class FeatureJob:
+    """Calls `onEnd` once, with a matcher or an error; `onProgress` with the share that is done."""
+
+    def __init__(
+        self,
+        fixedNode: Any,
+        movingNode: Any,
+        presetName: str,
+        onProgress: Callable[[float], None],
+        onEnd: Callable[[Matcher | None, MasrError | None], None],
+    ) -> None:
+        """Starts it. Raises `InputError`, `ResourceError`."""
+        checkRequest(fixedNode, movingNode)
+        self._volumes = InputVolume.of(fixedNode), InputVolume.of(movingNode)
+        self._onProgress, self._onEnd = onProgress, onEnd
+        self._folder = JobFolder.create()
+        try:
+            files = [self._folder.path / f"{name}.nrrd" for name in ("fixed", "moving")]
+            for volume, file in zip(self._volumes, files, strict=True):
+                volume.write(file)
+            request = Request(
+                fixed=str(files[0]),
+                moving=str(files[1]),
+                output=str(self._folder.path / "output"),
+                preset=json.loads(presets.load(presetName).to_json()),
+                features_only=True,
+            )
+            self._process = WorkerProcess(request, self._onMessage, lambda line: None, self._onOutcome)
+            self._process.start()
+        except BaseException:
+            self._folder.remove()
+            raise
+
+    def abandon(self) -> None:
+        """Kill the worker, calling nobody."""
+        self._process.abandon()
+        self._folder.remove()
+
+    def _onMessage(self, message: Message) -> None:
+        if isinstance(message, Progress):
+            self._onProgress(message.fraction)
+
+    def _onOutcome(self, outcome: client.Outcome | None, error: MasrError | None) -> None:
+        matcher = None
+        try:
+            if outcome is not None:
+                fixed, moving = self._volumes
+                pair = FeaturePair.read(outcome.files["features"])
+                matcher = Matcher(pair, fixed.node, moving.node, moving.parentToWorld)
+        except MasrError as problem:
+            error = problem
+        finally:
+            self._folder.remove()
+        self._onEnd(matcher, error)
