@@ -21,6 +21,7 @@ VALUES = {
     "seed": 11,
     "keepFiles": True,
     "hardenApplied": True,
+    "useLandmarks": True,
 }
 """Values of all parameters that are no nodes, other than the default."""
 
@@ -35,7 +36,7 @@ def addSegmentation(name, *segments):
 class SettingsTest(ModuleCase):
     def widgetOf(self, name):
         """The widget of a parameter."""
-        parts = (self.ui, self.advancedUi, self.tabs.result.ui)
+        parts = (self.ui, self.advancedUi, self.tabs.result.ui, self.tabs.check.ui, self.tabs.landmarks.ui)
         widgets = [widget for part in parts for widget in vars(part).values()]
         (found,) = [w for w in widgets if w.property("SlicerParameterName") == name]
         return found

@@ -86,6 +86,7 @@ class RegistrationJob:
                 threads=self.options.threads,
                 seed=self.options.seed,
                 report=False,
+                features=True,
             )
             self._process = WorkerProcess(request, self._onMessage, self._log, self._onEnd)
             self._process.start()

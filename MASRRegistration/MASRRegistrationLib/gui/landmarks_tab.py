@@ -23,8 +23,6 @@ from .tab import Tab
 
 FILES = _("Landmarks (*.mrk.json *.csv)")
 _MARKUPS = slicer.vtkMRMLMarkupsNode
-SUGGESTED = "suggested"
-"""Description of a control point that nobody has accepted yet."""
 
 
 class LandmarksTab(Tab):
@@ -296,7 +294,7 @@ class LandmarksTab(Tab):
             self.update()
             return
         landmarks.addPoint(other, where, name)
-        other.SetNthControlPointDescription(row, SUGGESTED)
+        other.SetNthControlPointDescription(row, landmarks.SUGGESTED)
         self._own = False
         self._waiting = row, inMoving
         self._showHeat(suggested)

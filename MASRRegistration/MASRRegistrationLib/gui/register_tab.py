@@ -101,6 +101,7 @@ class RegisterTab(Tab):
             movingMask=p.movingMask,
             movingSegment=p.movingSegment,
             initialTransform=p.initialTransform,
+            landmarks=(p.fixedLandmarks, p.movingLandmarks) if p.useLandmarks else None,
         )
 
     def _register(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,12 @@ from masr_registration.errors import InputError
 from masr_registration.evaluation.landmarks import read_landmarks, write_landmarks_csv
 from slicer.i18n import tr as _
 
+from .inputs import InputVolume
 from .results import storedResult
 
 LPS = np.array([-1.0, -1.0, 1.0])
+SUGGESTED = "suggested"
+"""Description of a control point that nobody has accepted yet."""
 _DEFINED = slicer.vtkMRMLMarkupsNode.PositionDefined
 
 
@@ -85,6 +89,33 @@ def addPoint(node: Any, place: np.ndarray, name: str) -> int:
     index = node.AddControlPointWorld(vtk.vtkVector3d(*(float(x) for x in place)))
     node.SetNthControlPointLabel(index, name)
     return int(index)
+
+
+def pairs(fixedList: Any, movingList: Any, movingNode: Any) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Names, world RAS mm of the fixed points and RAS mm of the moving ones in their volume's own coordinates
+    ``(N, 3)``, of the pairs that are complete and accepted."""
+    names: list[str] = []
+    places: list[tuple[np.ndarray, np.ndarray]] = []
+    for index, (fixed, moving) in enumerate(zip(points(fixedList), points(movingList), strict=False)):
+        waiting = any(
+            node.GetNthControlPointDescription(index) == SUGGESTED for node in (fixedList, movingList)
+        )
+        if fixed is not None and moving is not None and not waiting:
+            names.append(fixedList.GetNthControlPointLabel(index))
+            places.append((fixed, fromWorld(movingNode, moving)))
+    both = np.array(places).reshape(-1, 2, 3)
+    return names, both[:, 0], both[:, 1]
+
+
+def writePairs(fixedList: Any, movingList: Any, moving: InputVolume, folder: Path) -> tuple[str, str]:
+    """Two .csv files for the worker, in the world in which it sees the volumes. Raises `ResourceError`."""
+    names, fixed, own = pairs(fixedList, movingList, moving.node)
+    seen = own @ moving.parentToWorld[:3, :3].T + moving.parentToWorld[:3, 3]
+    numbered = [f"{number} {name}" for number, name in enumerate(names, start=1)]  # unique
+    files = folder / "fixed_landmarks.csv", folder / "moving_landmarks.csv"
+    for file, places in zip(files, (fixed, seen), strict=True):
+        write_landmarks_csv(file, numbered, places * LPS)
+    return str(files[0]), str(files[1])
 
 
 def newList(name: str, colour: tuple[float, float, float]) -> Any:

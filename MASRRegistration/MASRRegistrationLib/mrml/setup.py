@@ -12,6 +12,7 @@ from slicer.i18n import tr as _
 
 from .initial import writeInitialTransform
 from .inputs import InputVolume, checkRequest
+from .landmarks import pairs, writePairs
 from .masks import ALL_SEGMENTS, checkMask, writeMask
 
 
@@ -25,6 +26,7 @@ class RegistrationSetup:
         fixedMask, movingMask: segmentation, label map or volume (not zero, or a probability, inside).
         fixedSegment, movingSegment: the segment's ID; empty for all segments together.
         initialTransform: the moving volume begins as if it lay under this instead of under its own parents.
+        landmarks: point lists of the fixed and of the moving volume, to which the deformation is pulled.
     """
 
     fixedVolume: Any
@@ -36,6 +38,7 @@ class RegistrationSetup:
     movingMask: Any = None
     movingSegment: str = ALL_SEGMENTS
     initialTransform: Any = None
+    landmarks: tuple[Any, Any] | None = None
 
     def check(self) -> None:
         """Raises `InputError` with the reason why this cannot be registered."""
@@ -49,9 +52,13 @@ class RegistrationSetup:
             self.initialTransform, slicer.vtkMRMLTransformNode
         ):
             raise InputError(_("The initial transform has to be a transform node."))
+        if self.landmarks is not None and not pairs(*self.landmarks, self.movingVolume)[0]:
+            raise InputError(
+                _("There is no pair of landmarks to pull to; place one, or switch the pull off.")
+            )
 
-    def write(self, fixed: InputVolume, moving: InputVolume, folder: Path) -> dict[str, str]:
-        """Write everything into `folder`; returns the paths by their names in a request.
+    def write(self, fixed: InputVolume, moving: InputVolume, folder: Path) -> dict[str, Any]:
+        """Write everything into `folder`; returns the entries of a request.
 
         Raises `InputError` (an empty mask), `ResourceError`.
         """
@@ -69,7 +76,10 @@ class RegistrationSetup:
         if self.initialTransform is not None:
             paths["initial_transform"] = folder / "initial.h5"
             writeInitialTransform(self.initialTransform, fixed, moving, paths["initial_transform"])
-        return {name: str(path) for name, path in paths.items()}
+        entries: dict[str, Any] = {name: str(path) for name, path in paths.items()}
+        if self.landmarks is not None:
+            entries |= {"landmarks": writePairs(*self.landmarks, moving, folder), "use_landmarks": True}
+        return entries
 
     def described(self) -> dict[str, str]:
         """The names of the nodes beyond the volumes, for the provenance."""
