@@ -34,8 +34,8 @@ def sentences(read_: manifest.Manifest) -> dict[str, str]:
 def test_a_csv_with_every_kind_of_column(folder: Path) -> None:
     text = (
         "\ufeffid,fixed,moving,fixed_mask,labels,fixed_landmarks,moving_landmarks,preset,seed,continuous.regularisation,"
-        "linear.orientation_trusted,continuous.iterations\n"
-        'one,a.nii,b.nii,mask.nii,labels.nii,f.csv,m.csv,brain-mr,7,1.5,false,"[3, 4]"\n'
+        "linear.orientation_trusted,continuous.iterations,use_landmarks\n"
+        'one,a.nii,b.nii,mask.nii,labels.nii,f.csv,m.csv,brain-mr,7,1.5,false,"[3, 4]",TRUE\n'
         "\n"
         "two,a.nii,b.nii,,,,,,,,,\n"
     )
@@ -55,6 +55,7 @@ def test_a_csv_with_every_kind_of_column(folder: Path) -> None:
     }
     assert (one.preset.name, one.seed, one.preset.continuous.regularisation) == ("brain-mr", 7, 1.5)
     assert one.preset.continuous.iterations == (3, 4)
+    assert (one.use_landmarks, two.use_landmarks) == (True, False)
     assert not one.preset.linear.orientation_trusted
     assert (two.preset, two.seed) == (presets.load("abdomen-mr-ct"), 3)
 
@@ -85,7 +86,7 @@ def test_a_preset_file_beside_the_manifest(folder: Path) -> None:
 
 def test_all_faults_are_told_at_once(folder: Path) -> None:
     text = (
-        "id,fixed,moving,preset,seed,fixed_landmarks,fixed_labels,nonsense\n"
+        "id,fixed,moving,preset,seed,fixed_landmarks,fixed_labels,nonsense,use_landmarks\n"
         "../up,a.nii,b.nii,,,,,\n"
         "gone,missing.nii,b.nii,,,,,\n"
         "preset,a.nii,b.nii,no-such,,,,\n"
@@ -94,6 +95,7 @@ def test_all_faults_are_told_at_once(folder: Path) -> None:
         "labels,a.nii,b.nii,,,,labels.nii,\n"
         "column,a.nii,b.nii,,,,,1\n"
         "empty,a.nii,,,,,,\n"
+        "pull,a.nii,b.nii,,,,,,true\n"
         "good,a.nii,b.nii,,,,,\n"
         "GOOD,a.nii,b.nii,,,,,\n"
     )
@@ -108,9 +110,10 @@ def test_all_faults_are_told_at_once(folder: Path) -> None:
     assert "labels of the moving image" in told["labels"]
     assert told["column"] == 'There is no column "nonsense".'
     assert told["empty"] == "The moving image is missing."
+    assert "true needs landmarks" in told["pull"]
     assert "This id is also" in told["GOOD"]
     message = str(manifest.FaultsError(made.faults))
-    assert message.startswith("The manifest has 9 faults:")
+    assert message.startswith("The manifest has 10 faults:")
     assert all(fault.sentence in message for fault in made.faults)
 
 

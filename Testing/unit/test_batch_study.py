@@ -224,3 +224,19 @@ def test_the_report_of_a_folder_again(study: Study, cases: list[str]) -> None:
     assert sorted(case["id"] for case in again["cases"]) == sorted(cases)
     with pytest.raises(InputError, match="no study"):
         cohort.rebuild(study.folder / "cases")
+
+
+# The simulation of a cluster
+
+
+def test_the_simulated_cluster() -> None:
+    from benchmarks.batch_scaling import simulate
+
+    cases = [10.0] * 100
+    assert simulate(cases, 0.0, 1, 0.0, 1.0, start_s=0.0) == pytest.approx(1000.0)
+    assert simulate(cases, 0.0, 10, 0.0, 1.0, start_s=5.0) == pytest.approx(105.0)
+    scheduler_bound = simulate(cases, 0.0, 100, 1.0, 1.0, start_s=0.0)
+    assert scheduler_bound == pytest.approx(110.0)
+    disk_bound = simulate(cases, 5.0, 100, 0.0, 1.0, start_s=0.0)
+    assert disk_bound == pytest.approx(510.0)
+    assert simulate([30.0, 10.0, 10.0, 10.0], 0.0, 2, 0.0, 1.0, start_s=0.0) == pytest.approx(30.0)

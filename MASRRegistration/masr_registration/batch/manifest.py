@@ -33,7 +33,7 @@ FILES = {
     "truth": "true transform",
 }
 REQUIRED = ("id", "fixed", "moving")
-OPTIONS = ("preset", "representation", "seed")
+OPTIONS = ("preset", "representation", "seed", "use_landmarks")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _MOST_BYTES = 64 * 2**20
@@ -66,17 +66,24 @@ class Case:
         files: absolute paths by their column (see `FILES`).
         preset: complete, with every setting of the row applied.
         seed: of the registration.
+        use_landmarks: whether the landmarks pull the deformation as well.
     """
 
     id: str
     files: Mapping[str, str]
     preset: Preset
     seed: int = 0
+    use_landmarks: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
         """What decides the result besides the content of the files, for `json`."""
-        return {"files": sorted(self.files), "preset": asdict(self.preset), "seed": self.seed}
+        return {
+            "files": sorted(self.files),
+            "preset": asdict(self.preset),
+            "seed": self.seed,
+            "use_landmarks": self.use_landmarks,
+        }
 
 
 @dataclass
@@ -218,13 +225,16 @@ def _case(
         problems.append("Landmarks are needed on both images or on none.")
     if "fixed_labels" in row and "labels" not in row:
         problems.append("Labels of the fixed image need labels of the moving image.")
-    made = Preset("none", "", 1.0)
+    made, pulled = Preset("none", "", 1.0), False
     try:
         made = _preset(row, preset, folder)
         seed = _seed(row.get("seed", seed))
+        pulled = _setting(row.get("use_landmarks", False), False, "use_landmarks")
+        if not isinstance(pulled, bool) or (pulled and "fixed_landmarks" not in row):
+            raise InputError("use_landmarks must be true or false, and true needs landmarks.")
     except InputError as error:
         problems.append(str(error))
-    return Case(identity, files, made, seed), [Fault(identity, problem) for problem in problems]
+    return Case(identity, files, made, seed, bool(pulled)), [Fault(identity, problem) for problem in problems]
 
 
 def _preset(row: Mapping[str, Any], default: str, folder: Path) -> Preset:

@@ -251,7 +251,7 @@ class Run:
         landmarks = [files.pop(f"{side}_landmarks", None) for side in ("fixed", "moving")]
         request: dict[str, Any] = {**files, "preset": _preset_json(case.preset), "seed": case.seed}
         if landmarks[0] is not None:
-            request["landmarks"] = landmarks
+            request |= {"landmarks": landmarks, "use_landmarks": case.use_landmarks}
         request |= {"device": self.settings.device, "threads": threads, **more}
         seconds = planned.seconds if planned else 1.0
         return Task(case.id, str(self.study.folder), request, fixed_labels, versions, seconds)
