@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from batch_tools import Studies, studies
 from masr_registration.batch import manifest
+from masr_registration.batch.__main__ import serve
 from masr_registration.batch.manifest import FaultsError
 from masr_registration.cli import app
 from masr_registration.errors import CancelledError, InputError, ResourceError
@@ -205,6 +207,60 @@ def test_the_command_line(studies: Studies) -> None:
     assert (
         invoke(app, ["batch", str(path), "--output", "x", "--scheduler", "tcp://other:8786"]).exit_code == 2
     )
+
+
+PROCESS = """
+import runpy
+from masr_registration.batch import warm
+warm.SERVER = "fake_server"
+runpy.run_module("masr_registration.batch", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("ending", ["alone", "a line", "end of file"])
+def test_a_study_as_a_background_process(studies: Studies, ending: str) -> None:
+    path = studies.write(a="good", b="good" if ending == "alone" else "slow", c="late")
+    variables = environment()
+    variables["PYTHONPATH"] += os.pathsep + str(studies.folder)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROCESS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=variables,
+        text=True,
+        bufsize=1,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    request = {"manifest": str(path), "output": str(studies.output), "jobs": 1, "threads": 1}
+    process.stdin.write(json.dumps(request) + "\n")
+    process.stdin.flush()
+    events = []
+    for line in process.stdout:
+        events.append(json.loads(line))
+        if events[-1].get("state") == "running" and events[-1].get("case") == "b" and ending == "a line":
+            process.stdin.write("cancel\n")
+            process.stdin.flush()
+        elif (
+            events[-1].get("state") == "running" and events[-1].get("case") == "b" and ending == "end of file"
+        ):
+            process.stdin.close()
+    code = process.wait()
+    last = events[-1]
+    if ending == "alone":
+        assert (code, last["type"], last["done"], last["failed"]) == (4, "end", 2, 1)
+    else:
+        assert (code, last["type"], last["code"]) == (130, "error", "cancelled")
+        assert list(studies.pids()) == ["a"]
+    assert [event["type"] for event in events].count("forecast") == 1
+    assert list(studies.study.running.iterdir()) == []
+
+
+@pytest.mark.parametrize("request_", ["", "[]", "{}", '{"manifest": 1, "output": 2}'])
+def test_requests_that_cannot_be_understood(studies: Studies, request_: str) -> None:
+    told: list[dict[str, Any]] = []
+    assert serve(request_, told.append, studies.cancel) == 2
+    assert told[-1]["type"] == "error"
 
 
 def test_init_writes_a_manifest_that_can_be_read(studies: Studies) -> None:

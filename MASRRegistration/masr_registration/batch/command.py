@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -20,6 +19,7 @@ from typer.core import TyperGroup
 
 from ..errors import CancelledError, InputError, MasrError
 from . import cohort, discover
+from . import events as event_lines
 from . import manifest as manifests
 from .progress import Event
 from .run import Engine, Forecast, Run, Settings
@@ -95,14 +95,7 @@ def run(
                 return
             summary = run_.execute(display.show, cancel)
         if events:
-            _print_json(
-                {
-                    "type": "end",
-                    "done": summary.done,
-                    "failed": summary.failed,
-                    "report": str(summary.report),
-                }
-            )
+            print(event_lines.line(event_lines.of_end(summary)), flush=True)
         else:
             print(f"Done: {summary.done}, failed: {summary.failed}")
             print(f"Report: {summary.report}")
@@ -247,7 +240,7 @@ class _Display:
 
     def show(self, event: Event) -> None:
         if self._events:
-            _print_json(event.to_json())
+            print(event_lines.line(event_lines.of_case(event)), flush=True)
             return
         left = "" if event.eta_s is None else f"{duration(event.eta_s)} left"
         doing = "checking" if event.state in ("checking", "checked", "faulty") else "registering"
@@ -264,8 +257,7 @@ class _Display:
 
     def forecast(self, forecast: Forecast) -> None:
         if self._events:
-            told = {**vars(forecast), "faults": [vars(fault) for fault in forecast.faults]}
-            _print_json({"type": "forecast", **told})
+            print(event_lines.line(event_lines.of_forecast(forecast)), flush=True)
             return
         todo = forecast.cases - forecast.done - len({fault.case for fault in forecast.faults})
         lines = [
@@ -288,10 +280,6 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def _print_json(content: Mapping[str, Any]) -> None:
-    print(json.dumps(content), flush=True)
-
-
 @contextmanager
 def _errors_in_one_sentence(events: bool = False) -> Iterator[None]:
     try:
@@ -299,7 +287,6 @@ def _errors_in_one_sentence(events: bool = False) -> Iterator[None]:
     except (MasrError, KeyboardInterrupt) as error:
         told = error if isinstance(error, MasrError) else CancelledError()
         if events:
-            faults = [vars(fault) for fault in getattr(told, "faults", ())]
-            _print_json({"type": "error", "code": told.code, "message": str(told), "faults": faults})
+            print(event_lines.line(event_lines.of_error(told)), flush=True)
         print(told, file=sys.stderr)
         raise typer.Exit(told.exit_code) from error
