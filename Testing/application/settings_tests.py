@@ -75,6 +75,10 @@ class SettingsTest(ModuleCase):
             "initialTransform": addLinearTransform("Start", rotation(5, (0, 0, 1))),
             "outputTransform": addLinearTransform("Result", np.eye(4)),
             "outputVolume": slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Warped"),
+            "fixedSegmentation": addSegmentation("Fixed organs", "Liver"),
+            "movingSegmentation": addSegmentation("Moving organs", "Liver"),
+            "fixedLandmarks": slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "F"),
+            "movingLandmarks": slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "M"),
         }
 
     def test_every_parameter_follows_its_widget_and_back(self):

@@ -16,6 +16,7 @@ from ..mrml import landmarks
 from ..mrml.evidence import toleranceSentence
 from ..mrml.landmark_views import LandmarkViews
 from ..mrml.matching import Matcher, Suggested, confidence
+from ..mrml.pairs import SUGGESTED, points
 from ..mrml.results import FIXED_ROLE, MOVING_ROLE, RegistrationResult, storedResult
 from .feature_job import FeatureJob
 from .messages import showError
@@ -271,7 +272,7 @@ class LandmarksTab(Tab):
         self._suggest(caller, row, inMoving)
 
     def _suggest(self, node: Any, row: int, inMoving: bool) -> None:
-        place, other, label = landmarks.points(node)[row], self._list(inMoving), self.ui.suggestionLabel
+        place, other, label = points(node)[row], self._list(inMoving), self.ui.suggestionLabel
         name = str(row + 1)
         self._own = True
         try:
@@ -294,7 +295,7 @@ class LandmarksTab(Tab):
             self.update()
             return
         landmarks.addPoint(other, where, name)
-        other.SetNthControlPointDescription(row, landmarks.SUGGESTED)
+        other.SetNthControlPointDescription(row, SUGGESTED)
         self._own = False
         self._waiting = row, inMoving
         self._showHeat(suggested)

@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 
 from .colours import heatColours
 from .helpers import helperVolume
-from .landmarks import LPS, fromWorld, toWorld
+from .pairs import LPS, fromWorld, toWorld
 
 _FLIP = np.diag([*LPS, 1.0])
 

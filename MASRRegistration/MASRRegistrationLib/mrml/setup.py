@@ -12,8 +12,8 @@ from slicer.i18n import tr as _
 
 from .initial import writeInitialTransform
 from .inputs import InputVolume, checkRequest
-from .landmarks import pairs, writePairs
 from .masks import ALL_SEGMENTS, checkMask, writeMask
+from .pairs import pairs, writePairs
 
 
 @dataclass(frozen=True)
