@@ -11,20 +11,37 @@ from harness.slicerapp import boot
 MODULE_FOLDER = Path(__file__).resolve().parents[2] / "MASRRegistration"
 boot().load_modules(MODULE_FOLDER)
 
-from application import lifecycle_tests, module_case, result_tests, settings_tests, workflow_tests  # noqa: E402
+from application import (  # noqa: E402
+    cookbook_tests,
+    lifecycle_tests,
+    module_case,
+    result_tests,
+    settings_tests,
+    workflow_tests,
+)
+from application.cookbook_tests import CookbookTest  # noqa: E402
 from application.lifecycle_tests import ChoiceTest, LifecycleTest  # noqa: E402
 from application.result_tests import ResultTest  # noqa: E402
 from application.settings_tests import SettingsTest  # noqa: E402
 from application.workflow_tests import SampleTest, WorkflowTest  # noqa: E402
 
-__all__ = ["ChoiceTest", "LifecycleTest", "ResultTest", "SampleTest", "SettingsTest", "WorkflowTest"]
+__all__ = [
+    "ChoiceTest",
+    "CookbookTest",
+    "LifecycleTest",
+    "ResultTest",
+    "SampleTest",
+    "SettingsTest",
+    "WorkflowTest",
+]
 
+CookbookTest.pytestmark = [pytest.mark.slow]
 LifecycleTest.pytestmark = SampleTest.pytestmark = WorkflowTest.pytestmark = [pytest.mark.slow]
 
 
 def test_every_case_that_runs_in_slicer_runs_here() -> None:
     loader = unittest.TestLoader()
-    for module in (lifecycle_tests, result_tests, settings_tests, workflow_tests):
+    for module in (cookbook_tests, lifecycle_tests, result_tests, settings_tests, workflow_tests):
         for suite in loader.loadTestsFromModule(module):
             for test in suite:
                 assert type(test).__name__ in __all__

@@ -59,7 +59,7 @@ class RegistrationJob:
         """Raises `InputError` when this cannot be registered."""
         setup.check()
         self._setup: RegistrationSetup | None = setup
-        self._inputs = InputVolume.of(setup.fixedVolume), InputVolume.of(setup.movingVolume)
+        self._inputs = self._read(setup)
         self.preset, self.options = preset, options
         self.running = self.cancelling = False
         self.result: RegistrationResult | None = None
@@ -115,6 +115,14 @@ class RegistrationJob:
         """Where the files go if they are to be kept."""
         return Path(slicer.app.temporaryPath) / self._folder.path.name.replace("masr", "MASR-kept", 1)
 
+    def _read(self, setup: Any) -> tuple[InputVolume, ...]:
+        """What is handed over, as it is now. Raises `InputError`."""
+        return InputVolume.of(setup.fixedVolume), InputVolume.of(setup.movingVolume)
+
+    def _deliver(self, outcome: client.Outcome, setup: Any) -> Any:
+        """Put the files of a success into the scene."""
+        return deliver(outcome, *self._inputs, setup)
+
     def _onSceneClose(self, caller: Any, event: str) -> None:
         self._sceneClosed = True
         self.cancel()
@@ -139,7 +147,7 @@ class RegistrationJob:
                 raise CancelledError
             assert outcome is not None
             assert self._setup is not None
-            self.result = deliver(outcome, *self._inputs, self._setup)
+            self.result = self._deliver(outcome, self._setup)
         except MasrError as problem:
             self.error = problem
         except Exception as problem:

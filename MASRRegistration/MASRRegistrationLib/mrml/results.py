@@ -58,7 +58,7 @@ def deliver(
     """
     transformNode, volumeNode = setup.outputTransform, setup.outputVolume
     warnings = [*outcome.warnings, *_changes(fixed, moving)]
-    transform, array = _readTransform(outcome.files["transform"]), _readVoxels(outcome.files["warped"])
+    transform, array = readTransform(outcome.files["transform"]), readVoxels(outcome.files["warped"])
     record = ChangeRecord.begin(transformNode, volumeNode)
     wanted = _present(transformNode)
     transformNode = wanted if wanted is not None and _canHold(wanted, transform) else None
@@ -139,7 +139,7 @@ def _output(record: ChangeRecord, wanted: Any, className: str, name: str) -> Any
     return wanted
 
 
-def _readTransform(path: Path) -> Any:
+def readTransform(path: Path) -> Any:
     """A transform node outside of the scene; FromParent, cubic interpolation as Slicer's reader makes it."""
     node, storage = slicer.vtkMRMLTransformNode(), slicer.vtkMRMLTransformStorageNode()
     storage.SetFileName(str(path))
@@ -148,7 +148,7 @@ def _readTransform(path: Path) -> Any:
     return node
 
 
-def _readVoxels(path: Path) -> np.ndarray:
+def readVoxels(path: Path) -> np.ndarray:
     """(D, H, W) in the type of the file."""
     import SimpleITK as sitk
 
