@@ -132,6 +132,37 @@ def test_images_from_memory_give_the_same_bits(full: masr.Result, pair: dict[str
     assert result.provenance["fixed"]["sha256_of"] == ("file" if kind == "mixed" else "voxels")
 
 
+def write_series(image: sitk.Image, folder: Path) -> None:
+    """A DICOM series of one file for every slice."""
+    folder.mkdir()
+    direction = np.reshape(image.GetDirection(), (3, 3))
+    for k in range(image.GetDepth()):
+        part = image[:, :, k]
+        position = image.TransformIndexToPhysicalPoint((0, 0, k))
+        tags = {
+            "0008|0060": "MR", "0008|0016": "1.2.840.10008.5.1.4.1.1.4", "0020|000d": "1.2.3", "0020|000e": "1.2.3.4",
+            "0008|0018": f"1.2.3.4.{k + 1}", "0020|0013": str(k + 1), "0020|0052": "1.2.3.9",
+            "0020|0032": "\\".join(f"{v:.8f}" for v in position),
+            "0020|0037": "\\".join(f"{v:.8f}" for v in direction.T[:2].ravel()),
+            "0018|0050": str(image.GetSpacing()[2]),
+        }  # fmt: skip
+        for key, value in tags.items():
+            part.SetMetaData(key, value)
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetFileName(str(folder / f"{(7 * k) % 101:03}.dcm"))
+        writer.Execute(part)
+
+
+def test_dicom_series_go_in(full: masr.Result, pair: dict[str, Path], tmp_path: Path) -> None:
+    write_series(sitk.ReadImage(str(pair["moving"])), tmp_path / "series")
+    for source in (tmp_path / "series", tmp_path / "series" / "000.dcm"):
+        result = masr.register(pair["fixed"], source, preset=pair["preset"], device="cpu", threads=1)
+        assert result.warped.array.dtype == np.int16
+        assert np.mean(np.abs(result.warped.array - full.warped.array.astype(float))) < 2.0
+        assert result.provenance["moving"]["sha256_of"] == "voxels"
+
+
 def test_masks_transforms_and_points_from_memory(pair: dict[str, Path]) -> None:
     files: dict[str, Any] = {
         "fixed_mask": pair["fixed_mask"],
