@@ -185,3 +185,60 @@ class CookbookTest(ModuleCase):
             sequence.SetDataNodeAtValue(self.fixed, value)
         self.fixed.SetOrigin(*origin.tolist())
         return sequence
+
+
+class DicomButtonTest(ModuleCase):
+    """The button of the Result section, with a stand-in for SlicerRT."""
+
+    def setUp(self):
+        super().setUp()
+        self.choosePair()
+        self.chooseInstantPreset()
+        self.register()
+        self.resultUi = self.tabs.result.ui
+        folder = mock.patch.object(self.tabs.result, "chooseFolder", return_value=str(self.folder / "out"))
+        folder.start()
+        self.addCleanup(folder.stop)
+
+    def install(self, problem=""):
+        """What SlicerRT puts into the application."""
+
+        class Plugin:
+            def examineForExport(self, item):
+                return [mock.Mock(directory="", item=item)]
+
+            def export(self, exportables):
+                if not problem:
+                    (Path(exportables[0].directory) / "sro.dcm").write_bytes(b"DICM")
+                return problem
+
+        plugins = {**getattr(slicer.modules, "dicomPlugins", {}), "DicomSroImportExportPlugin": Plugin}
+        for name, value in (
+            ("dicomPlugins", plugins),
+            ("dicomsroimportexport", mock.Mock()),
+            ("plastimatch_slicer_bspline", mock.Mock()),
+        ):
+            patch = mock.patch.object(slicer.modules, name, value, create=True)
+            patch.start()
+            self.addCleanup(patch.stop)
+
+    def test_what_is_missing_is_told(self):
+        if hasattr(slicer.modules, "dicomsroimportexport"):
+            self.skipTest("SlicerRT is installed")
+        self.assertIn("SlicerRT is not installed", self.resultUi.dicomButton.toolTip)
+        self.resultUi.dicomButton.click()
+        self.assertIn("SlicerRT is not installed", self.errors[0])
+        self.assertFalse((self.folder / "out").exists())
+
+    def test_it_is_written(self):
+        self.install()
+        told = []
+        with mock.patch("slicer.util.infoDisplay", lambda text, **options: told.append(text)):
+            self.resultUi.dicomButton.click()
+        self.assertEqual((self.errors, told), ([], ["1 DICOM files were written."]))
+        self.assertEqual((self.folder / "out" / "sro.dcm").read_bytes(), b"DICM")
+
+    def test_a_failure_is_told(self):
+        self.install("no space")
+        self.resultUi.dicomButton.click()
+        self.assertEqual(self.errors, ["SlicerRT could not write the registration: no space."])

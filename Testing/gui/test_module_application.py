@@ -19,7 +19,7 @@ from application import (  # noqa: E402
     settings_tests,
     workflow_tests,
 )
-from application.cookbook_tests import CookbookTest  # noqa: E402
+from application.cookbook_tests import CookbookTest, DicomButtonTest  # noqa: E402
 from application.lifecycle_tests import ChoiceTest, LifecycleTest  # noqa: E402
 from application.result_tests import ResultTest  # noqa: E402
 from application.settings_tests import SettingsTest  # noqa: E402
@@ -28,6 +28,7 @@ from application.workflow_tests import SampleTest, WorkflowTest  # noqa: E402
 __all__ = [
     "ChoiceTest",
     "CookbookTest",
+    "DicomButtonTest",
     "LifecycleTest",
     "ResultTest",
     "SampleTest",
@@ -35,7 +36,7 @@ __all__ = [
     "WorkflowTest",
 ]
 
-CookbookTest.pytestmark = [pytest.mark.slow]
+CookbookTest.pytestmark = DicomButtonTest.pytestmark = [pytest.mark.slow]
 LifecycleTest.pytestmark = SampleTest.pytestmark = WorkflowTest.pytestmark = [pytest.mark.slow]
 
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import qt
 import slicer
-from masr_registration.errors import InputError
+from masr_registration.errors import InputError, MasrError
 from slicer.i18n import tr as _
 
 from ..mrml import applying, changes
 from ..mrml.inverse import createInverse
 from ..mrml.provenance import provenanceText, verdictText
 from ..mrml.results import storedResult
+from ..mrml.spatial_registration import exportSpatialRegistration, missingForExport
 from .messages import plain, showError
 from .tab import Tab
 
@@ -33,6 +34,7 @@ class ResultPanel(Tab):
         ui.nodeList.connect("itemSelectionChanged()", self.update)
         ui.applyToButton.connect("clicked(bool)", self.onApplyTo)
         ui.inverseButton.connect("clicked(bool)", self.onInverse)
+        ui.dicomButton.connect("clicked(bool)", self.onDicom)
         ui.revertButton.connect("clicked(bool)", self.onRevert)
         ui.copyButton.connect("clicked(bool)", self.onCopy)
         scene = slicer.mrmlScene
@@ -69,6 +71,7 @@ class ResultPanel(Tab):
         ui.resultWidget.visible = there
         ui.revertButton.enabled = changes.ChangeRecord.of(transformNode) is not None
         ui.revertLabel.visible = there and not ui.revertButton.enabled
+        ui.dicomButton.toolTip = self._dicomToolTip(transformNode)
         ui.applyToButton.enabled = bool(self._selectedNodes())
         ui.applyToLabel.text = "" if ui.applyToButton.enabled else _("Select above what is to be moved.")
 
@@ -92,6 +95,29 @@ class ResultPanel(Tab):
     def onInverse(self) -> None:
         with slicer.util.WaitCursor():
             createInverse(self.transformNode)
+
+    def onDicom(self) -> None:
+        """Write a spatial registration object into a folder of the user's choice, or say what is missing for it."""
+        missing = missingForExport(self.transformNode)
+        if missing:
+            showError(InputError("\n".join(missing)))
+            return
+        folder = self.chooseFolder()
+        if not folder:
+            return
+        try:
+            with slicer.util.WaitCursor():
+                files = exportSpatialRegistration(self.transformNode, folder)
+        except MasrError as error:
+            showError(error)
+        else:
+            text = _("{count} DICOM files were written.").format(count=len(files))
+            slicer.util.infoDisplay(text)
+
+    def chooseFolder(self) -> str:
+        """Empty when the user chose none."""
+        folder: str = qt.QFileDialog.getExistingDirectory(self.widget, _("Folder for the DICOM files"))
+        return folder
 
     def onRevert(self) -> None:
         """Ask, then put the scene back as it was before the registration."""
@@ -125,6 +151,11 @@ class ResultPanel(Tab):
                             return
         finally:
             dialog.delete()
+
+    @staticmethod
+    def _dicomToolTip(transformNode: Any) -> str:
+        missing = [] if transformNode is None else missingForExport(transformNode)
+        return "\n".join(missing) or _("A DICOM spatial registration object that refers to both volumes.")
 
     def _showProvenance(self, transformNode: Any) -> None:
         content = storedResult(transformNode)
