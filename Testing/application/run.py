@@ -9,11 +9,27 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from application import cookbook_tests, lifecycle_tests, result_tests, settings_tests, workflow_tests
+from application import (
+    check_tests,
+    cookbook_tests,
+    landmark_tests,
+    lifecycle_tests,
+    result_tests,
+    settings_tests,
+    workflow_tests,
+)
 
 suite = unittest.TestSuite(
     unittest.defaultTestLoader.loadTestsFromModule(module)
-    for module in (cookbook_tests, lifecycle_tests, result_tests, settings_tests, workflow_tests)
+    for module in (
+        check_tests,
+        cookbook_tests,
+        landmark_tests,
+        lifecycle_tests,
+        result_tests,
+        settings_tests,
+        workflow_tests,
+    )
 )
 result = unittest.TextTestRunner(stream=sys.stdout, verbosity=2).run(suite)
 sys.exit(0 if result.wasSuccessful() else 1)

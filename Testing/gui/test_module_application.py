@@ -1,6 +1,7 @@
 """The tests of `Testing/application` on the harness, and the module's names against the real application."""
 
 import unittest
+from collections.abc import Iterator
 from pathlib import Path
 
 import harness.api
@@ -12,23 +13,29 @@ MODULE_FOLDER = Path(__file__).resolve().parents[2] / "MASRRegistration"
 boot().load_modules(MODULE_FOLDER)
 
 from application import (  # noqa: E402
+    check_tests,
     cookbook_tests,
+    landmark_tests,
     lifecycle_tests,
     module_case,
     result_tests,
     settings_tests,
     workflow_tests,
 )
+from application.check_tests import CheckTest  # noqa: E402
 from application.cookbook_tests import CookbookTest, DicomButtonTest  # noqa: E402
+from application.landmark_tests import LandmarksTest  # noqa: E402
 from application.lifecycle_tests import ChoiceTest, LifecycleTest  # noqa: E402
 from application.result_tests import ResultTest  # noqa: E402
 from application.settings_tests import SettingsTest  # noqa: E402
 from application.workflow_tests import SampleTest, WorkflowTest  # noqa: E402
 
 __all__ = [
+    "CheckTest",
     "ChoiceTest",
     "CookbookTest",
     "DicomButtonTest",
+    "LandmarksTest",
     "LifecycleTest",
     "ResultTest",
     "SampleTest",
@@ -36,13 +43,32 @@ __all__ = [
     "WorkflowTest",
 ]
 
-CookbookTest.pytestmark = DicomButtonTest.pytestmark = [pytest.mark.slow]
-LifecycleTest.pytestmark = SampleTest.pytestmark = WorkflowTest.pytestmark = [pytest.mark.slow]
+MODULES = (
+    check_tests,
+    cookbook_tests,
+    landmark_tests,
+    lifecycle_tests,
+    result_tests,
+    settings_tests,
+    workflow_tests,
+)
+
+
+@pytest.fixture
+def views(slicer_app) -> Iterator[None]:
+    """As with a main window."""
+    with slicer_app.mrml.layout():
+        yield
+
+
+CheckTest.pytestmark = LandmarksTest.pytestmark = [pytest.mark.usefixtures("views"), pytest.mark.slow]
+for case in (CookbookTest, DicomButtonTest, LifecycleTest, SampleTest, WorkflowTest):
+    case.pytestmark = [pytest.mark.slow]
 
 
 def test_every_case_that_runs_in_slicer_runs_here() -> None:
     loader = unittest.TestLoader()
-    for module in (cookbook_tests, lifecycle_tests, result_tests, settings_tests, workflow_tests):
+    for module in MODULES:
         for suite in loader.loadTestsFromModule(module):
             for test in suite:
                 assert type(test).__name__ in __all__

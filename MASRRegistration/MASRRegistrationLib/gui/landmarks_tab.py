@@ -27,14 +27,17 @@ _MARKUPS = slicer.vtkMRMLMarkupsNode
 
 
 class LandmarksTab(Tab):
-    """Attributes:
+    """`onPointsChanged` is called when the points that may pull a registration are others.
+
+    Attributes:
     matcher: finds counterparts; None while there are no features of the chosen volumes.
     """
 
     file = "LandmarksTab.ui"
 
-    def __init__(self, resourcePath: Callable[[str], str]) -> None:
+    def __init__(self, resourcePath: Callable[[str], str], onPointsChanged: Callable[[], None]) -> None:
         super().__init__(resourcePath)
+        self._onPointsChanged = onPointsChanged
         self.matcher: Matcher | None = None
         self._job: FeatureJob | None = None
         self._views = LandmarkViews()
@@ -191,6 +194,8 @@ class LandmarksTab(Tab):
         rows = self.rows()
         ui.exportButton.enabled = bool(rows)
         self._fill(rows)
+        if parameters is not None and parameters.useLandmarks:
+            self._onPointsChanged()
         after = [row.after for row in rows if row.after is not None]
         if not chosen:
             ui.resultLabel.text = _("Choose a fixed and a moving volume first.")

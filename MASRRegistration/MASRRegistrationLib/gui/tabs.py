@@ -29,7 +29,7 @@ class ModuleTabs:
         self.widget = qt.QTabWidget()
         self.register = RegisterTab(resourcePath, logic, self._onResult)
         self.check = CheckTab(resourcePath)
-        self.landmarks = LandmarksTab(resourcePath)
+        self.landmarks = LandmarksTab(resourcePath, self.register.update)
         for tab, title in (
             (self.register, _("Register")),
             (self.check, _("Check")),

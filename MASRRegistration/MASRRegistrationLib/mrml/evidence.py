@@ -29,13 +29,6 @@ def verdictSentences(content: Mapping[str, Any]) -> list[str]:
                 "The structures differed by {before:.3f} before and by {after:.3f} after (0 would be equal)."
             ).format(before=before, after=after)
         )
-    overlap = metrics.get("overlap")
-    if overlap is not None:
-        sentences.append(
-            _("{share:.0f} % of the fixed body lies outside the moving image's field of view.").format(
-                share=100 * (1 - overlap)
-            )
-        )
     return list(dict.fromkeys(sentences))
 
 

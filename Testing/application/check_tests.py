@@ -1,0 +1,213 @@
+"""The Check tab: what it says of a result, what its views show, what it measures and writes."""
+
+import re
+from unittest import mock
+
+import numpy as np
+import slicer
+from application.module_case import ModuleCase, addPair
+from MASRRegistrationLib.mrml import layouts
+
+
+class CheckTest(ModuleCase):
+    def setUp(self):
+        super().setUp()
+        self.check, self.checkUi = self.tabs.check, self.tabs.check.ui
+
+    def close(self):
+        self.check.closeViews()
+        super().close()
+
+    def registered(self):
+        nodes = self.choosePair()
+        self.choosePreset()
+        self.register()
+        self.assertEqual(self.errors, [])
+        return nodes
+
+    def waitForMap(self):
+        self.waitUntil(lambda: self.check.comparison.map is not None)
+
+    def composites(self, row):
+        return [logic.GetSliceCompositeNode() for logic in layouts.sliceLogics(row)]
+
+    def helpers(self):
+        return [n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if n.GetHideFromEditors()]
+
+    def test_nothing_to_check(self):
+        self.choosePair()
+        self.assertIn("no result to check", self.checkUi.resultLabel.text)
+        self.assertTrue(self.checkUi.checkWidget.isHidden())
+        self.assertIn("not a medical device", self.checkUi.disclaimerLabel.text)
+
+    def test_opened_on_completion(self):
+        fixed, _moving = self.registered()
+        self.assertEqual(self.tabs.widget.currentIndex, 1)
+        self.assertFalse(self.checkUi.checkWidget.isHidden())
+        text = self.checkUi.resultLabel.text
+        for words in ("No folding", "there and back", "mm on average", "structures differed", "moving image"):
+            self.assertIn(words, text)
+        for sentence in text.split("\n"):
+            self.assertRegex(sentence, r"[.:]$")
+        self.assertIsNotNone(self.check.comparison)
+        for composite in self.composites(layouts.AFTER):
+            self.assertEqual(composite.GetBackgroundVolumeID(), fixed.GetID())
+            self.assertEqual(composite.GetForegroundVolumeID(), self.parameters.outputVolume.GetID())
+        self.waitForMap()
+        self.assertIn("No fold", self.checkUi.foldsLabel.text)
+        self.assertTrue(self.checkUi.foldsList.isHidden())
+
+    def test_fade_and_flicker(self):
+        self.registered()
+        rows = self.composites(layouts.BEFORE) + self.composites(layouts.AFTER)
+        self.checkUi.fadeSlider.value = 0.2
+        self.assertEqual({c.GetForegroundOpacity() for c in rows}, {0.2} if rows else set())
+        self.checkUi.flickerCheckBox.checked = True
+        self.assertFalse(self.checkUi.fadeSlider.enabled)
+        seen = set()
+
+        def bothSeen():
+            seen.update(c.GetForegroundOpacity() for c in rows)
+            return not rows or {0.0, 1.0} <= seen
+
+        self.waitUntil(bothSeen, timeout=30)
+        self.checkUi.flickerCheckBox.checked = False
+        self.assertTrue(self.checkUi.fadeSlider.enabled)
+        self.assertEqual({c.GetForegroundOpacity() for c in rows}, {0.2} if rows else set())
+
+    def test_contents(self):
+        self.registered()
+        self.waitForMap()
+        names = []
+        for index in range(self.checkUi.contentComboBox.count):
+            self.checkUi.contentComboBox.currentIndex = index
+            for composite in self.composites(layouts.AFTER)[:1]:
+                names.append(slicer.mrmlScene.GetNodeByID(composite.GetForegroundVolumeID()).GetName())
+        if names:
+            self.assertEqual(
+                names,
+                ["T2 registered to T1", "Checkerboard", "Displacement in mm", "Volume ratio (Jacobian)"],
+            )
+        self.checkUi.gridCheckBox.checked = True
+        self.assertTrue(self.parameters.outputTransform.GetDisplayNode().GetVisibility2D())
+        self.checkUi.closeButton.click()
+        self.assertFalse(self.parameters.outputTransform.GetDisplayNode().GetVisibility2D())
+        self.assertEqual(self.helpers(), [])
+        self.checkUi.oneUpButton.click()
+        self.assertIsNotNone(self.check.comparison)
+        self.checkUi.compareButton.click()
+        self.assertEqual(self.errors, [])
+
+    def test_the_window_lives_while_the_deformation_is_sampled(self):
+        self.registered()
+        steps = 0
+        while self.check.comparison.map is None:
+            self.check._onSample()
+            steps += 1
+        self.assertGreater(steps, 3)
+
+    def test_folds_are_listed_and_shown(self):
+        self.registered()
+        transform = self.parameters.outputTransform
+        place = np.array([10.0, -5.0, 5.0])
+        self.check.closeViews()
+        foldAt(transform, place)
+        self.checkUi.compareButton.click()
+        self.waitForMap()
+        folds = self.check.comparison.map.folds
+        self.assertEqual(self.checkUi.foldsList.count, len(folds))
+        self.assertIn("not one-to-one", self.checkUi.foldsLabel.text)
+        self.assertLess(np.linalg.norm(folds[0].place - place), 10)
+        self.checkUi.foldsList.setCurrentRow(0)
+        for logic in layouts.sliceLogics(layouts.AFTER):
+            toRas = slicer.util.arrayFromVTKMatrix(logic.GetSliceNode().GetSliceToRAS())
+            seen = np.linalg.inv(toRas) @ [*folds[0].place, 1.0]
+            np.testing.assert_allclose(seen[:3], 0, atol=1e-6)
+
+    def test_overlap_of_segments(self):
+        fixed, moving = self.registered()
+        self.assertFalse(self.checkUi.measureButton.enabled)
+        for name, volume in (("fixedSegmentation", fixed), ("movingSegmentation", moving)):
+            node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+            node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+            node.GetSegmentation().AddEmptySegment("body", "body")
+            body = (slicer.util.arrayFromVolume(volume) > 20).astype(np.uint8)
+            slicer.util.updateSegmentBinaryLabelmapFromArray(body, node, "body", volume)
+            setattr(self.parameters, name, node)
+        self.assertTrue(self.checkUi.measureButton.enabled)
+        self.checkUi.measureButton.click()
+        table = self.checkUi.overlapTable
+        self.assertEqual(table.rowCount, 1)
+        texts = [table.item(0, column).text() for column in range(5)]
+        self.assertEqual(texts[0], "body")
+        self.assertGreater(float(texts[2]), float(texts[1]))
+        self.assertGreater(float(texts[2]), 0.9)
+        self.assertLess(float(texts[4]), float(texts[3]))
+
+    def test_report(self):
+        self.registered()
+        self.waitForMap()
+        self.parameters.outputTransform.SetName("<b>T2</b> to T1")
+        path, opened = self.folder / "report.html", []
+        with (
+            mock.patch("qt.QFileDialog.getSaveFileName", return_value=str(path)),
+            mock.patch("qt.QDesktopServices.openUrl", lambda url: opened.append(url.toLocalFile())),
+        ):
+            self.checkUi.reportButton.click()
+        self.assertEqual(opened, [str(path)])
+        page = path.read_text(encoding="utf-8")
+        self.assertIn("default-src 'none'", page)
+        self.assertIn("&lt;b&gt;T2", page)
+        self.assertNotIn("<b>T2", page)
+        self.assertIn("not a medical device", page)
+        self.assertIn("None was found", page)
+        self.assertNotIn(str(self.folder), page)
+        self.assertEqual(
+            len(re.findall("data:image/png;base64,", page)), 6 if self.composites(layouts.AFTER) else 0
+        )
+        with mock.patch("qt.QFileDialog.getSaveFileName", return_value=""):
+            self.checkUi.reportButton.click()
+        with mock.patch(
+            "qt.QFileDialog.getSaveFileName", return_value=str(self.folder / "no" / "report.html")
+        ):
+            self.checkUi.reportButton.click()
+        self.assertIn("could not be written", self.errors[0])
+
+    def test_leaving_nothing_behind(self):
+        self.registered()
+        self.waitForMap()
+        self.assertTrue(self.helpers() or not self.composites(layouts.AFTER))
+        with mock.patch("slicer.util.confirmOkCancelDisplay", return_value=True):
+            self.tabs.result.ui.revertButton.click()
+        self.assertIsNone(self.check.comparison)
+        self.assertEqual(self.helpers(), [])
+        self.assertIn("no result", self.checkUi.resultLabel.text)
+        addPair()
+        slicer.mrmlScene.Clear(False)
+        self.assertEqual(self.helpers(), [])
+
+    def test_a_scene_that_closes_while_the_views_are_open(self):
+        self.registered()
+        slicer.mrmlScene.Clear(False)
+        self.assertIsNone(self.check.comparison)
+        self.waitUntil(lambda: True)
+        self.assertIn("no result", self.checkUi.resultLabel.text)
+
+
+def foldAt(transformNode, place):
+    """Replace a transform by one that folds at `place` (RAS mm)."""
+    import vtk
+    from vtk.util.numpy_support import numpy_to_vtk
+
+    grid = vtk.vtkImageData()
+    grid.SetDimensions(31, 31, 31)
+    grid.SetSpacing(2, 2, 2)
+    grid.SetOrigin(*(place - 30))
+    k, j, i = np.indices((31, 31, 31)) - 15
+    field = np.zeros((31, 31, 31, 3), np.float32)
+    field[..., 0] = -30 * np.tanh(i / 2) * np.exp(-(i**2 + j**2 + k**2) / 8)
+    grid.GetPointData().SetScalars(numpy_to_vtk(field.reshape(-1, 3), deep=1))
+    warp = slicer.vtkOrientedGridTransform()
+    warp.SetDisplacementGridData(grid)
+    warp.SetInterpolationModeToCubic()
+    transformNode.SetAndObserveTransformFromParent(warp)
