@@ -5,6 +5,7 @@ import sys
 import slicer
 from masr_registration.errors import MasrError
 from MASRRegistrationLib.console import ConsoleLogic
+from MASRRegistrationLib.gui import sample
 from MASRRegistrationLib.gui.parameters import MASRRegistrationParameterNode
 from MASRRegistrationLib.gui.tabs import ModuleTabs
 from slicer.i18n import tr as _
@@ -25,12 +26,14 @@ class MASRRegistration(ScriptedLoadableModule):
         self.parent.contributors = ["MASR Registration maintainers"]
         self.parent.helpText = _(
             "Aligns two scans of one anatomy taken with different modalities by a smooth deformation, and says "
-            "whether to trust the result. Research software, not a medical device."
+            "whether to trust the result. To see it, press <b>Load sample and register</b> under First steps and help. "
+            "Nothing leaves the computer. Research software, not a medical device."
         )
         self.parent.acknowledgementText = _(
             "The method follows Mok et al., CVPR 2024, and Heinrich et al., MICCAI 2013 and 2014. It may be covered "
             "by a patent application of its authors."
         )
+        slicer.app.connect("startupCompleted()", lambda: sample.register(self.resourcePath))
 
 
 class MASRRegistrationWidget(ScriptedLoadableModuleWidget):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,11 @@ class ConsoleLogic:
 
     Attributes:
         job: what runs; None otherwise.
+        onRunning: called when a registration has begun or ended.
     """
 
     job: RegistrationJob | None = None
+    onRunning: Callable[[], None] = staticmethod(lambda: None)
 
     @property
     def running(self) -> bool:
@@ -173,12 +176,14 @@ class ConsoleLogic:
             self.job = None
             if onFinished is not None:
                 onFinished(result, error)
+            self.onRunning()
 
         if self.running:
             raise ResourceError(_("A registration is running already; wait for it or cancel it."))
         job = kind(*what, onProgress, finish, onLog)
         job.start()
         self.job = job
+        self.onRunning()
         return job
 
 

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from application import (
     check_tests,
     cookbook_tests,
+    help_tests,
     landmark_tests,
     lifecycle_tests,
     result_tests,
@@ -24,6 +25,7 @@ suite = unittest.TestSuite(
     for module in (
         check_tests,
         cookbook_tests,
+        help_tests,
         landmark_tests,
         lifecycle_tests,
         result_tests,

@@ -15,6 +15,7 @@ boot().load_modules(MODULE_FOLDER)
 from application import (  # noqa: E402
     check_tests,
     cookbook_tests,
+    help_tests,
     landmark_tests,
     lifecycle_tests,
     module_case,
@@ -24,6 +25,7 @@ from application import (  # noqa: E402
 )
 from application.check_tests import CheckTest  # noqa: E402
 from application.cookbook_tests import CookbookTest, DicomButtonTest  # noqa: E402
+from application.help_tests import HelpTest  # noqa: E402
 from application.landmark_tests import LandmarksTest  # noqa: E402
 from application.lifecycle_tests import ChoiceTest, LifecycleTest  # noqa: E402
 from application.result_tests import ResultTest  # noqa: E402
@@ -35,6 +37,7 @@ __all__ = [
     "ChoiceTest",
     "CookbookTest",
     "DicomButtonTest",
+    "HelpTest",
     "LandmarksTest",
     "LifecycleTest",
     "ResultTest",
@@ -46,6 +49,7 @@ __all__ = [
 MODULES = (
     check_tests,
     cookbook_tests,
+    help_tests,
     landmark_tests,
     lifecycle_tests,
     result_tests,

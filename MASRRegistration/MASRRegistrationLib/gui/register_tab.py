@@ -12,7 +12,9 @@ from slicer.i18n import tr as _
 from ..mrml.identity import doubts
 from ..mrml.results import RegistrationResult
 from ..mrml.setup import RegistrationSetup
+from . import dependencies
 from .advanced_panel import AdvancedPanel
+from .help_panel import HelpPanel
 from .job import RunOptions
 from .mask_segments import SegmentChoice
 from .messages import plain, showError
@@ -36,10 +38,13 @@ class RegisterTab(Tab):
         ui = self.ui
         self.advanced = AdvancedPanel(resourcePath, ui.presetComboBox, ui.presetLabel)
         ui.advancedButton.layout().addWidget(self.advanced.widget)
+        self.help = HelpPanel(resourcePath, self._register)
+        ui.helpButton.layout().addWidget(self.help.widget)
         self._segments = (
             SegmentChoice(ui.fixedSegmentComboBox, "fixedMask", "fixedSegment"),
             SegmentChoice(ui.movingSegmentComboBox, "movingMask", "movingSegment"),
         )
+        self.logic.onRunning = self.update  # also when the console starts one
         ui.applyButton.connect("clicked(bool)", self.onApply)
         ui.copyLogButton.connect("clicked(bool)", self.onCopyLog)
         self.update()
@@ -69,6 +74,7 @@ class RegisterTab(Tab):
         ui.progressBar.visible = ui.stageLabel.visible = self.running
         for section in (ui.inputsButton, ui.masksButton, ui.outputsButton, ui.advancedButton):
             section.enabled = not self.running
+        self.help.setBusy(self.running)
 
     def onApply(self) -> None:
         """Register, or cancel what runs."""
@@ -115,6 +121,7 @@ class RegisterTab(Tab):
         ui.progressBar.value = 0
         ui.stageLabel.text = _("Starting…")
         try:
+            dependencies.ensure()
             with slicer.util.WaitCursor():
                 self.job = self.logic.start(
                     self.setup(),

@@ -40,6 +40,7 @@ class ModuleTabs:
         self.register.ui.resultButton.layout().addWidget(self.result.widget)
         self._parts: tuple[Tab, ...] = (
             self.register.advanced,
+            self.register.help,
             self.register,
             self.result,
             self.check,
