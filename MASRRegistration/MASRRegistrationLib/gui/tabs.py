@@ -9,6 +9,7 @@ import qt
 from slicer.i18n import tr as _
 
 from ..mrml.results import RegistrationResult
+from .batch_tab import BatchTab
 from .binding import ParameterBinding
 from .check_tab import CheckTab
 from .landmarks_tab import LandmarksTab
@@ -22,7 +23,7 @@ class ModuleTabs:
 
     Attributes:
         widget: the QTabWidget.
-        register, check, landmarks: the tabs; result: the section Result of the Register tab.
+        register, check, landmarks, batch: the tabs; result: the section Result of the Register tab.
     """
 
     def __init__(self, logic: Any, resourcePath: Callable[[str], str], isShown: Callable[[], bool]) -> None:
@@ -30,10 +31,12 @@ class ModuleTabs:
         self.register = RegisterTab(resourcePath, logic, self._onResult)
         self.check = CheckTab(resourcePath)
         self.landmarks = LandmarksTab(resourcePath, self.register.update)
+        self.batch = BatchTab(resourcePath)
         for tab, title in (
             (self.register, _("Register")),
             (self.check, _("Check")),
             (self.landmarks, _("Landmarks")),
+            (self.batch, _("Batch")),
         ):
             self.widget.addTab(tab.widget, title)
         self.result = ResultPanel(resourcePath, self._onReverted)
@@ -45,6 +48,7 @@ class ModuleTabs:
             self.result,
             self.check,
             self.landmarks,
+            self.batch,
         )
         uis = [part.ui for part in self._parts]
         self.binding = ParameterBinding(uis, logic.getParameterNode, isShown, self._onParameters)
