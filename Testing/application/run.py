@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from application import (
+    batch_tests,
     check_tests,
     cookbook_tests,
     help_tests,
@@ -23,6 +24,7 @@ from application import (
 suite = unittest.TestSuite(
     unittest.defaultTestLoader.loadTestsFromModule(module)
     for module in (
+        batch_tests,
         check_tests,
         cookbook_tests,
         help_tests,

@@ -23,6 +23,7 @@ from application import (  # noqa: E402
     settings_tests,
     workflow_tests,
 )
+from application.batch_tests import BatchTest  # noqa: E402
 from application.check_tests import CheckTest  # noqa: E402
 from application.cookbook_tests import CookbookTest, DicomButtonTest  # noqa: E402
 from application.help_tests import HelpTest  # noqa: E402
@@ -33,6 +34,7 @@ from application.settings_tests import SettingsTest  # noqa: E402
 from application.workflow_tests import SampleTest, WorkflowTest  # noqa: E402
 
 __all__ = [
+    "BatchTest",
     "CheckTest",
     "ChoiceTest",
     "CookbookTest",
@@ -65,7 +67,10 @@ def views(slicer_app) -> Iterator[None]:
         yield
 
 
-CheckTest.pytestmark = LandmarksTest.pytestmark = [pytest.mark.usefixtures("views"), pytest.mark.slow]
+BatchTest.pytestmark = CheckTest.pytestmark = LandmarksTest.pytestmark = [
+    pytest.mark.usefixtures("views"),
+    pytest.mark.slow,
+]
 for case in (CookbookTest, DicomButtonTest, LifecycleTest, SampleTest, WorkflowTest):
     case.pytestmark = [pytest.mark.slow]
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 import qt
-from masr_registration.errors import BY_CODE, MasrError, ResourceError
+from masr_registration.errors import BY_CODE, CancelledError, MasrError, ResourceError
 from masr_registration.worker import client
 from masr_registration.worker.messages import LineBuffer, ProtocolError, decode_object
 from slicer.i18n import tr as _
@@ -36,7 +36,7 @@ class BatchProcess:
         self._request, self._onEvent, self._onEnd = dict(request), onEvent, onEnd
         self._lines = LineBuffer()
         self._error: MasrError | None = None
-        self._complete = self._ended = False
+        self._cancelled = self._complete = self._ended = False
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         self._process = process = qt.QProcess()
@@ -63,6 +63,7 @@ class BatchProcess:
     def cancel(self) -> None:
         """The cases under way are given up, the finished ones stay."""
         if not self._ended:
+            self._cancelled = True
             self._process.closeWriteChannel()
             self._timer.start(MILLISECONDS_TO_END)
 
@@ -76,7 +77,8 @@ class BatchProcess:
             self._process.kill()
 
     def _onStarted(self) -> None:
-        self._process.write(qt.QByteArray(json.dumps(self._request).encode() + b"\n"))
+        if not self._cancelled:
+            self._process.write(qt.QByteArray(json.dumps(self._request).encode() + b"\n"))
 
     def _onOutput(self) -> None:
         for line in self._lines.feed(self._process.readAllStandardOutput().data()):
@@ -106,7 +108,9 @@ class BatchProcess:
     def _onFinished(self, exitCode: int, status: int) -> None:
         self._onOutput()
         error = self._error
-        if error is None and not self._complete:
+        if self._cancelled and not self._complete:
+            error = CancelledError()
+        elif error is None and not self._complete:
             error = MasrError(_("The process of the batch ended early; run it again to go on."))
         self._end(error)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ctk
 import qt
 import slicer
 from masr_registration.batch import discover, manifest
@@ -38,6 +39,12 @@ class BatchTab(Tab):
             _("DICOM database"),
         ):
             ui.sourceComboBox.addItem(source)
+        for edit, kind in (
+            (ui.manifestEdit, ctk.ctkPathLineEdit.Files),
+            (ui.outputEdit, ctk.ctkPathLineEdit.Dirs),
+            (ui.rootEdit, ctk.ctkPathLineEdit.Dirs),
+        ):
+            edit.filters = kind
         ui.caseTable.setHorizontalHeaderLabels([_("Case"), _("State"), _("Remark")])
         ui.sourceComboBox.connect("currentIndexChanged(int)", self._onSource)
         ui.makeButton.connect("clicked(bool)", self.onMake)
@@ -114,7 +121,7 @@ class BatchTab(Tab):
             fixed = None if self.parameters is None else self.parameters.fixedVolume
             return batch_cases.fromScene(fixed, path.parent / f"{path.stem}-images")
         if source == DICOM:
-            return batch_cases.fromDicomDatabase(slicer.dicomDatabase, texts["fixed"], texts["moving"])
+            return batch_cases.fromDicomDatabase(_dicomDatabase(), texts["fixed"], texts["moving"])
         root = Path(ui.rootEdit.currentPath or "-")
         found = (discover.by_bids if source == BIDS else discover.by_patterns)(root, texts)
         for row in found.rows:
@@ -279,3 +286,11 @@ class BatchTab(Tab):
 
     def _open(self, path: Path) -> None:
         qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(path)))
+
+
+def _dicomDatabase() -> Any:
+    """That of the DICOM module, which sets it when it is loaded."""
+    database = getattr(slicer, "dicomDatabase", None)
+    if database is None or not database.isOpen:
+        raise InputError(_("The DICOM database is not open; open it in the module DICOM."))
+    return database

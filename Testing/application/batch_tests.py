@@ -1,0 +1,177 @@
+"""The Batch tab: manifests from everywhere, a study in the background, its results."""
+
+import json
+import time
+from pathlib import Path
+from unittest import mock
+
+import slicer
+from MASRRegistrationLib.gui import batch_tab
+from MASRRegistrationLib.mrml import batch_cases
+
+from .module_case import ModuleCase, addPair, quickPreset
+
+
+class Database:
+    """As much of ctkDICOMDatabase as the tab asks."""
+
+    def __init__(self, studies):
+        self.studies = studies
+
+    def patients(self):
+        return ("patient",)
+
+    def studiesForPatient(self, patient):
+        return tuple(self.studies)
+
+    def seriesForStudy(self, study):
+        return tuple(self.studies[study])
+
+    def descriptionForSeries(self, series):
+        return series
+
+    def filesForSeries(self, series):
+        return (f"/dicom/{series}/1.dcm", f"/dicom/{series}/2.dcm")
+
+
+class BatchTest(ModuleCase):
+    def setUp(self):
+        super().setUp()
+        self.batch = self.tabs.batch
+        self.form = self.batch.ui
+        self.form.manifestEdit.currentPath = self.form.outputEdit.currentPath = ""
+        self.addCleanup(self.batch.cleanup)
+
+    def states(self):
+        table = self.form.caseTable
+        return {
+            str(table.item(row, 0).text()): (str(table.item(row, 1).text()), str(table.item(row, 2).text()))
+            for row in range(table.rowCount)
+        }
+
+    def writeManifest(self, *broken):
+        """Two small pairs from the scene, and cases whose images are no images."""
+        fixed, _moving = addPair()
+        self.parameters.fixedVolume = fixed
+        self.form.manifestEdit.currentPath = str(self.folder / "study.csv")
+        self.form.sourceComboBox.setCurrentIndex(batch_tab.SCENE)
+        self.form.makeButton.click()
+        self.assertEqual(self.errors, [])
+        preset = quickPreset() | {"linear": {"model": "none"}}
+        (self.folder / "quick.json").write_text(json.dumps(preset), encoding="utf-8")
+        images = self.folder / "study-images"
+        pair = {"fixed": str(images / "fixed.nrrd"), "moving": str(images / "moving-001.nrrd")}
+        rows = [{"id": name, **pair, "preset": "quick.json"} for name in ("first", "second")]
+        for name in broken:
+            (self.folder / f"{name}.nrrd").write_text("no image", encoding="utf-8")
+            rows.append({"id": name, **pair, "fixed": f"{name}.nrrd", "preset": "quick.json"})
+        (self.folder / "study.json").write_text(json.dumps(rows), encoding="utf-8")
+        self.form.manifestEdit.currentPath = str(self.folder / "study.json")
+
+    def run_(self):
+        self.assertTrue(self.form.runButton.enabled, self.form.stageLabel.text)
+        self.form.runButton.click()
+        self.waitUntil(lambda: not self.batch.running)
+
+    def test_nothing_can_be_run_before_manifest_and_folder_are_chosen(self):
+        self.assertFalse(self.form.runButton.enabled)
+        self.assertEqual(self.form.stageLabel.text, "Choose a manifest, or make one.")
+        self.writeManifest()
+        self.assertEqual(self.form.stageLabel.text, "Choose a folder for the results.")
+        self.form.outputEdit.currentPath = str(self.folder / "results")
+        self.assertTrue(self.form.runButton.enabled)
+        self.assertEqual(self.states(), {"first": ("waiting", ""), "second": ("waiting", "")})
+
+    def test_a_study_runs_in_the_background_and_its_results_are_opened(self):
+        self.writeManifest("broken")
+        self.form.outputEdit.currentPath = str(self.folder / "results")
+        self.form.keepGoingCheckBox.checked = True
+        self.run_()
+        self.assertEqual(self.errors, [])
+        states = self.states()
+        self.assertEqual(
+            [states[case][0] for case in ("first", "second", "broken")], ["done", "done", "failed"]
+        )
+        self.assertIn("broken.nrrd", states["broken"][1])
+        self.assertEqual(self.form.stageLabel.text, "2 cases are done, 1 failed.")
+        self.form.caseTable.selectRow(0)
+        self.form.loadButton.click()
+        transform = slicer.util.getNode("first transform")
+        self.assertTrue(transform.IsA("vtkMRMLTransformNode"))
+        self.assertEqual(slicer.util.arrayFromVolume(slicer.util.getNode("first warped")).ndim, 3)
+        opened = []
+        with mock.patch("qt.QDesktopServices.openUrl", lambda url: opened.append(url.toLocalFile())):
+            self.form.reportButton.click()
+            self.form.cohortButton.click()
+        results = self.folder / "results"
+        self.assertEqual(
+            [Path(p) for p in opened], [results / "cases" / "first" / "report.html", results / "cohort.html"]
+        )
+        self.form.caseTable.selectRow(2)
+        self.assertFalse(self.form.loadButton.enabled)
+        before = (results / "cases" / "first" / "result.json").stat().st_mtime_ns
+        self.run_()  # goes on: nothing is done again
+        self.assertEqual((results / "cases" / "first" / "result.json").stat().st_mtime_ns, before)
+
+    def test_faults_are_shown_at_once_and_nothing_runs(self):
+        self.writeManifest("broken")
+        self.form.outputEdit.currentPath = str(self.folder / "results")
+        self.run_()
+        self.assertEqual(len(self.errors), 1)
+        self.assertIn("The manifest has 1 fault", self.errors[0])
+        self.assertEqual(self.states()["broken"][0], "faulty")
+        self.assertEqual(list((self.folder / "results" / "cases").iterdir()), [])
+
+    def test_cancel_ends_the_study_at_once_and_while_it_runs(self):
+        self.writeManifest()
+        self.form.outputEdit.currentPath = str(self.folder / "results")
+        for begun in (lambda: True, lambda: any("running" in state for state, _ in self.states().values())):
+            self.form.runButton.click()
+            self.assertEqual(self.form.runButton.text, "Cancel")
+            self.waitUntil(begun)
+            start = time.monotonic()
+            self.form.runButton.click()
+            self.waitUntil(lambda: not self.batch.running)
+            self.assertLess(time.monotonic() - start, 60)
+            self.assertEqual(self.errors, [])
+            self.assertEqual(self.form.runButton.text, "Run")
+        self.assertEqual(list((self.folder / "results" / "running").iterdir()), [])
+
+    def test_manifests_from_folders(self):
+        for patient in ("p1", "p2"):
+            subject = self.folder / "bids" / f"sub-{patient}" / "anat"
+            for path in (self.folder / "in" / patient / "T1.nii", self.folder / "in" / patient / "T2.nii"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+            subject.mkdir(parents=True)
+            for name in ("T1w", "T2w"):
+                (subject / f"sub-{patient}_{name}.nii.gz").touch()
+        for source, root, fixed, moving, ids in (
+            (batch_tab.PATTERNS, "in", "{p}/T1.nii", "{p}/T2.nii", ["p1", "p2"]),
+            (batch_tab.BIDS, "bids", "T1w", "T2w", ["sub-p1", "sub-p2"]),
+        ):
+            self.form.sourceComboBox.setCurrentIndex(source)
+            self.form.rootEdit.currentPath = str(self.folder / root)
+            self.form.fixedPatternEdit.text, self.form.movingPatternEdit.text = fixed, moving
+            self.form.manifestEdit.currentPath = str(self.folder / f"{root}.csv")
+            self.form.makeButton.click()
+            self.assertEqual(self.errors, [])
+            self.assertEqual(sorted(self.states()), ids)
+        self.form.makeButton.click()
+        self.assertEqual(self.errors, ['"bids.csv" is there already.'])
+
+    def test_without_a_dicom_database(self):
+        self.form.sourceComboBox.setCurrentIndex(batch_tab.DICOM)
+        self.form.manifestEdit.currentPath = str(self.folder / "dicom.csv")
+        with mock.patch.object(slicer, "dicomDatabase", None, create=True):
+            self.form.makeButton.click()
+        self.assertEqual(self.errors, ["The DICOM database is not open; open it in the module DICOM."])
+
+    def test_cases_from_the_dicom_database(self):
+        database = Database({"a": ["T1 axial", "T2 axial"], "b": ["T1"], "c": ["T1 x", "t1 y", "T2"]})
+        found = batch_cases.fromDicomDatabase(database, "T1", "t2")
+        self.assertEqual(
+            found.rows,
+            [{"id": "study-001", "fixed": "/dicom/T1 axial/1.dcm", "moving": "/dicom/T2 axial/1.dcm"}],
+        )
+        self.assertEqual(len(found.remarks), 2)
