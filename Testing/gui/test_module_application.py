@@ -67,11 +67,11 @@ def views(slicer_app) -> Iterator[None]:
         yield
 
 
-BatchTest.pytestmark = CheckTest.pytestmark = LandmarksTest.pytestmark = [
+CheckTest.pytestmark = LandmarksTest.pytestmark = [
     pytest.mark.usefixtures("views"),
     pytest.mark.slow,
 ]
-for case in (CookbookTest, DicomButtonTest, LifecycleTest, SampleTest, WorkflowTest):
+for case in (BatchTest, CookbookTest, DicomButtonTest, LifecycleTest, SampleTest, WorkflowTest):
     case.pytestmark = [pytest.mark.slow]
 
 
