@@ -48,7 +48,10 @@ def test_a_failing_case_stops_no_other(studies: Studies) -> None:
     assert reasons["b"] == "It failed late."
     assert "internal error" in reasons["c"]
     assert "crashed (exit code 9)" in reasons["d"]
-    assert "ZeroDivisionError" in (studies.study.failure("c") or {})["details"]
+    details = (studies.study.failure("c") or {})["details"]
+    assert "ZeroDivisionError" in details
+    assert 'File "fake_server.py"' in details
+    assert str(studies.folder) not in details
 
 
 def test_a_process_that_dies_once_does_its_case_again(studies: Studies) -> None:
@@ -179,6 +182,26 @@ def test_a_killed_run_takes_its_processes_with_it_and_is_resumed(studies: Studie
     summary = studies.run(resume=True)
     assert (summary.done, summary.failed) == (3, 0)
     assert studies.pids()["a"] == pid
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_cleanly(studies: Studies, number: signal.Signals) -> None:
+    path = studies.write(a="good", b="slow")
+    code = "from masr_registration.batch import warm\nwarm.SERVER = 'fake_server'\n"
+    code += "from masr_registration.cli import main\nmain()"
+    arguments = ["batch", str(path), "-o", str(studies.output), "--jobs", "2", "--threads", "1"]
+    variables = environment()
+    variables["PYTHONPATH"] += os.pathsep + str(studies.folder)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], env=variables, stderr=subprocess.PIPE, text=True
+    )
+    assert wait_until(lambda: len(studies.pids()) == 1)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told.splitlines()[-1].startswith("Cancelled; the finished cases stay")
+    assert list(studies.study.running.iterdir()) == []
+    assert (studies.output / "cohort.html").exists()
 
 
 def test_the_command_line(studies: Studies) -> None:

@@ -38,6 +38,9 @@ SLICER_PACKAGES = {
 }
 LOADED_BY_SLICER = (
     "masr_registration",
+    "masr_registration.batch.discover",
+    "masr_registration.batch.manifest",
+    "masr_registration.batch.study",
     "masr_registration.case.files",
     "masr_registration.case.monitor",
     "masr_registration.errors",

@@ -5,6 +5,7 @@ The same function runs in a thread here and in a worker of a cluster, so the res
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from .warm import DiedError, WarmProcess
 
 VERSIONS = ("masr_version", "python", "torch", "simpleitk", "numpy")
 ATTEMPTS = 2
+_FOLDERS = re.compile(r"(?<![\w<])(?:[A-Za-z]:)?[\\/](?:[^\s\\/\"'<>|:]+[\\/])+")
+"""Of the absolute paths in a traceback: only base names are recorded."""
 
 
 @dataclass(frozen=True)
@@ -118,5 +121,5 @@ def _check_versions(task: Task, provenance: Mapping[str, Any]) -> None:
 
 
 def _failed(task: Task, error: MasrError) -> Outcome:
-    details = "\n".join(getattr(error, "__notes__", []))
+    details = _FOLDERS.sub("", "\n".join(getattr(error, "__notes__", [])))
     return Outcome(task.id, "failed", code=error.code, message=str(error), details=details)
