@@ -8,6 +8,7 @@ from MASRRegistrationLib.console import ConsoleLogic
 from MASRRegistrationLib.gui import sample
 from MASRRegistrationLib.gui.parameters import MASRRegistrationParameterNode
 from MASRRegistrationLib.gui.tabs import ModuleTabs
+from MASRRegistrationLib.mrml import layouts
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
@@ -34,6 +35,7 @@ class MASRRegistration(ScriptedLoadableModule):
             "by a patent application of its authors."
         )
         slicer.app.connect("startupCompleted()", lambda: sample.register(self.resourcePath))
+        slicer.app.connect("startupCompleted()", layouts.register)
 
 
 class MASRRegistrationWidget(ScriptedLoadableModuleWidget):

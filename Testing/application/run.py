@@ -18,6 +18,7 @@ from application import (
     lifecycle_tests,
     result_tests,
     settings_tests,
+    tutorial_tests,
     workflow_tests,
 )
 
@@ -32,6 +33,7 @@ suite = unittest.TestSuite(
         lifecycle_tests,
         result_tests,
         settings_tests,
+        tutorial_tests,
         workflow_tests,
     )
 )

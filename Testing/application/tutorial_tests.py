@@ -90,7 +90,7 @@ class TutorialTest(ModuleCase):
         movingList.GetNthControlPointPositionWorld(0, suggested)
         print(f"suggested {np.linalg.norm(suggested - expected):.1f} mm from where the result leads")
         self.assertLess(np.linalg.norm(suggested - expected), 6.0)
-        movingList.SetNthControlPointPositionWorld(0, *(expected + [0.0, 3.0, 0.0]))
+        movingList.SetNthControlPointPositionWorld(0, *(expected + np.array([0.0, 3.0, 0.0])))
         self.assertAlmostEqual(float(ui.landmarkTable.item(0, 4).text()), 3.0, delta=0.02)
         self.assertFalse(ui.acceptButton.enabled)
 
@@ -130,7 +130,8 @@ class TutorialTest(ModuleCase):
         self.assertIs(node.GetParentTransformNode(), self.transform)
         helpers = [n.GetName() for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")]
         self.assertEqual(
-            sorted(helpers), ["MASR sample T1", "MASR sample T2 moved", self.parameters.outputVolume.GetName()]
+            sorted(helpers),
+            ["MASR sample T1", "MASR sample T2 moved", self.parameters.outputVolume.GetName()],
         )
 
     def revert(self):

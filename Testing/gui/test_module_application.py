@@ -21,6 +21,7 @@ from application import (  # noqa: E402
     module_case,
     result_tests,
     settings_tests,
+    tutorial_tests,
     workflow_tests,
 )
 from application.batch_tests import BatchTest  # noqa: E402
@@ -31,6 +32,7 @@ from application.landmark_tests import LandmarksTest  # noqa: E402
 from application.lifecycle_tests import ChoiceTest, LifecycleTest  # noqa: E402
 from application.result_tests import ResultTest  # noqa: E402
 from application.settings_tests import SettingsTest  # noqa: E402
+from application.tutorial_tests import TutorialTest  # noqa: E402
 from application.workflow_tests import SampleTest, WorkflowTest  # noqa: E402
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "ResultTest",
     "SampleTest",
     "SettingsTest",
+    "TutorialTest",
     "WorkflowTest",
 ]
 
@@ -56,6 +59,7 @@ MODULES = (
     lifecycle_tests,
     result_tests,
     settings_tests,
+    tutorial_tests,
     workflow_tests,
 )
 
@@ -67,10 +71,8 @@ def views(slicer_app) -> Iterator[None]:
         yield
 
 
-CheckTest.pytestmark = LandmarksTest.pytestmark = [
-    pytest.mark.usefixtures("views"),
-    pytest.mark.slow,
-]
+for case in (CheckTest, LandmarksTest, TutorialTest):
+    case.pytestmark = [pytest.mark.usefixtures("views"), pytest.mark.slow]
 for case in (BatchTest, CookbookTest, DicomButtonTest, LifecycleTest, SampleTest, WorkflowTest):
     case.pytestmark = [pytest.mark.slow]
 

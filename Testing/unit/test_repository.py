@@ -211,6 +211,25 @@ def test_pictures_of_the_readme_exist() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+def test_pictures_of_slicer_are_of_slicer() -> None:
+    """The README has a place for each picture that the script takes, and shows it as soon as it is there."""
+    script = (ROOT / "Testing" / "application" / "take_screenshots.py").read_text(encoding="utf-8")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    pictures = re.findall(r'^    "(slicer-[a-z]+\.png)": "(.+)",$', script, re.MULTILINE)
+    assert len(pictures) >= 4
+    for name, shows in pictures:
+        taken = Path("Resources", "Screenshots", name) in FILES
+        assert (f"](Resources/Screenshots/{name})" in text) == taken
+        assert (f"| `{name}` | {shows} |" in text) != taken
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for document in (f for f in FILES if f.parts[0] == "Docs" and f.suffix == ".md"):
+        text = (ROOT / document).read_text(encoding="utf-8")
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+            assert (ROOT / "Docs" / link).exists(), f"{document}: {link}"
+
+
 def test_the_readme_knows_presets_and_options() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in presets.names():

@@ -15,11 +15,11 @@ _GROUPS = {BEFORE: 16180, AFTER: 16180, FIXED: 16181, MOVING: 16182}
 _COLOURS = {"Axial": "#F34A33", "Coronal": "#6EB04B", "Sagittal": "#EDD54C"}
 
 
-def show(layout: int) -> int | None:
-    """Show a layout of this module; returns the number of the one shown before, None where there are no views."""
+def register() -> None:
+    """Make the layouts known, so that a saved scene with one of them opens as it was."""
     node = _layoutNode()
     if node is None:
-        return None
+        return
     for number, description in (
         (COMPARE, _rows(BEFORE, AFTER)),
         (ONE_UP, _view(AFTER, "Axial")),
@@ -27,6 +27,14 @@ def show(layout: int) -> int | None:
     ):
         if not node.IsLayoutDescription(number):
             node.AddLayoutDescription(number, f'<layout type="vertical">{description}</layout>')
+
+
+def show(layout: int) -> int | None:
+    """Show a layout of this module; returns the number of the one shown before, None where there are no views."""
+    register()
+    node = _layoutNode()
+    if node is None:
+        return None
     before = node.GetViewArrangement()
     node.SetViewArrangement(layout)
     return int(before)
