@@ -3,6 +3,7 @@
 import sys
 
 import slicer
+from masr_registration import diagnosis
 from masr_registration.errors import MasrError
 from MASRRegistrationLib.console import ConsoleLogic
 from MASRRegistrationLib.gui import sample
@@ -71,8 +72,9 @@ class MASRRegistrationTest(ScriptedLoadableModuleTest):
         slicer.mrmlScene.Clear(False)
 
     def runTest(self):
-        self.setUp()
-        self.test_refusal()
+        for test in (self.test_refusal, self.test_registration):
+            self.setUp()
+            test()
 
     def test_refusal(self):
         self.delayDisplay("A registration without volumes is refused with a sentence")
@@ -82,3 +84,20 @@ class MASRRegistrationTest(ScriptedLoadableModuleTest):
             self.assertIn("fixed volume", str(error))
         else:
             self.fail("It was not refused.")
+
+    def test_registration(self):
+        self.delayDisplay("A known shift is found, points move by it, and it is taken back")
+        nodes = [slicer.util.addVolumeFromArray(array) for array in diagnosis.blobs()]
+        for node in nodes:
+            node.SetSpacing(*[diagnosis.SPACING_MM] * 3)
+        nodes[1].SetOrigin(*diagnosis.SHIFT_MM)
+        logic = MASRRegistrationLogic()
+        result = logic.register(*nodes, diagnosis.quick_preset())
+        points = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode")
+        points.AddControlPoint([39.0 + shift for shift in diagnosis.SHIFT_MM])
+        logic.apply(result, points)
+        for place in slicer.util.arrayFromMarkupsControlPoints(points, world=True)[0]:
+            self.assertAlmostEqual(place, 39.0, delta=1.0)
+        logic.revert(result)
+        self.assertIsNone(points.GetParentTransformNode())
+        self.assertEqual(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"), nodes)

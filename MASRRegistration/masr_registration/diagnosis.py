@@ -9,13 +9,16 @@ import json
 import platform
 import sys
 import time
+from dataclasses import replace
 from importlib import import_module, metadata
 from typing import Any
 
-from . import __version__
+from . import __version__, presets
+from .presets import Preset
 from .representation import models
 
 PACKAGES = ("torch", "numpy", "SimpleITK", "safetensors", "matplotlib", "numba")
+SIZE, SPACING_MM = 32, 2.5
 SHIFT_MM = (4.0, -2.0, 2.0)
 """The moving volume of the self-test lies so much further along x, y, z."""
 LARGEST_ERROR_MM = 1.0
@@ -36,34 +39,46 @@ def diagnose() -> dict[str, Any]:
     }
 
 
+def blobs() -> tuple[Any, Any]:
+    """Two volumes (D, H, W) float32 of one body in different shades, `SIZE` voxels of `SPACING_MM` along each axis."""
+    import numpy as np
+
+    k, j, i = np.indices((SIZE, SIZE, SIZE)) - (SIZE - 1) / 2
+    body = (k / 14) ** 2 + (j / 11) ** 2 + (i / 12) ** 2 < 1
+    organ = ((k - 4) / 4) ** 2 + ((j + 3) / 3) ** 2 + ((i - 2) / 5) ** 2 < 1
+    other = ((k + 5) / 3) ** 2 + ((j - 2) / 5) ** 2 + ((i + 4) / 3) ** 2 < 1
+    first = 100 * body + 80 * organ - 40 * other
+    second = 60 * body + 10 * organ + 90 * other
+    return first.astype(np.float32), second.astype(np.float32)
+
+
+def quick_preset() -> Preset:
+    """Rigid, on a coarse grid: a second's work."""
+    general = presets.load("general")
+    return replace(
+        general,
+        name="self-test",
+        working_spacing_mm=4.0,
+        linear=replace(general.linear, model="rigid"),
+        discrete=replace(general.discrete, enabled=False),
+        continuous=replace(general.continuous, enabled=False),
+    )
+
+
 def self_test() -> str:
     """Register two blobs a known shift apart; a sentence about it. Raises what went wrong."""
     import numpy as np
     import SimpleITK as sitk
 
-    from . import presets
     from .api import register
 
     start = time.perf_counter()
-    size = 32
-    k, j, i = np.indices((size, size, size)) - (size - 1) / 2
-    body = (k / 14) ** 2 + (j / 11) ** 2 + (i / 12) ** 2 < 1
-    organ = ((k - 4) / 4) ** 2 + ((j + 3) / 3) ** 2 + ((i - 2) / 5) ** 2 < 1
-    other = ((k + 5) / 3) ** 2 + ((j - 2) / 5) ** 2 + ((i + 4) / 3) ** 2 < 1
-    images = []
-    for shades, origin in (((100, 80, -40), (0.0, 0.0, 0.0)), ((60, 10, 90), SHIFT_MM)):
-        array = sum(shade * where for shade, where in zip(shades, (body, organ, other), strict=True))
-        image = sitk.GetImageFromArray(np.asarray(array, np.float32))
-        image.SetSpacing((2.5, 2.5, 2.5))
+    images = [sitk.GetImageFromArray(array) for array in blobs()]
+    for image, origin in zip(images, ((0.0, 0.0, 0.0), SHIFT_MM), strict=True):
+        image.SetSpacing([SPACING_MM] * 3)
         image.SetOrigin(origin)
-        images.append(image)
-    preset = json.loads(presets.load("general").to_json())
-    preset["working_spacing_mm"] = 4.0
-    preset["linear"]["model"] = "rigid"
-    for stage in ("discrete", "continuous"):
-        preset[stage]["enabled"] = False
-    result = register(*images, preset=preset)
-    centre = 2.5 * np.full(3, (size - 1) / 2)
+    result = register(*images, preset=quick_preset())
+    centre = SPACING_MM * np.full(3, (SIZE - 1) / 2)
     moved = np.array(result.transform.to_sitk().TransformPoint(centre.tolist()))
     error = float(np.linalg.norm(moved - centre - SHIFT_MM))
     if error > LARGEST_ERROR_MM:

@@ -8,6 +8,7 @@ from unittest import mock
 import numpy as np
 import slicer
 from application.module_case import ModuleCase, addLinearTransform, addPair
+from masr_registration.errors import MasrError
 
 
 class LifecycleTest(ModuleCase):
@@ -85,6 +86,59 @@ class LifecycleTest(ModuleCase):
         self.assertIn('"T2" was deleted', self.tabs.result.ui.verdictLabel.text)
         self.assertIsNone(self.parameters.outputTransform.GetNodeReference("spatialRegistrationMoving"))
         self.assertIsNone(self.parameters.movingVolume)
+
+    def test_input_changed(self):
+        fixed, _moving = self.choosePair()
+        self.chooseInstantPreset()
+        self.ui.applyButton.click()
+        slicer.util.arrayFromVolume(fixed)[0] = 1
+        slicer.util.arrayFromVolumeModified(fixed)
+        self.waitUntilIdle()
+        self.assertEqual(self.errors, [])
+        self.assertIn('"T1" was changed', self.tabs.result.ui.verdictLabel.text)
+
+    def test_output_deleted(self):
+        self.choosePair()
+        self.chooseInstantPreset()
+        mine = addLinearTransform("Mine", np.eye(4))
+        self.ui.outputTransformSelector.setCurrentNode(mine)
+        self.ui.applyButton.click()
+        slicer.mrmlScene.RemoveNode(mine)
+        self.waitUntilIdle()
+        self.assertEqual(self.errors, [])
+        self.assertEqual(self.parameters.outputTransform.GetName(), "T2 to T1")
+
+    def test_scene_imported(self):
+        path = str(self.folder / "other.mrb")
+        slicer.util.addVolumeFromArray(np.zeros((4, 4, 4)), name="Other")
+        self.assertTrue(slicer.util.saveScene(path))
+        slicer.mrmlScene.Clear(False)
+        self.choosePair()
+        self.chooseInstantPreset()
+        self.ui.applyButton.click()
+        slicer.util.loadScene(path)
+        self.assertTrue(self.panel.running)
+        self.waitUntilIdle()
+        self.assertEqual(self.errors, [])
+        self.assertIsNotNone(slicer.util.getFirstNodeByName("Other"))
+        self.assertEqual(self.parameters.outputTransform.GetName(), "T2 to T1")
+
+    def test_a_second_registration_meanwhile(self):
+        """From the console while the tab registers, and the other way round."""
+        fixed, moving = self.choosePair()
+        preset = str(self.chooseInstantPreset())
+        logic = self.widget.logic
+        self.ui.applyButton.click()
+        with self.assertRaisesRegex(MasrError, "running already"):
+            logic.register(fixed, moving, preset)
+        self.waitUntilIdle()
+        job = logic.register(fixed, moving, preset, waitForCompletion=False)
+        self.assertEqual((self.ui.applyButton.text, self.ui.applyButton.enabled), ("Register", False))
+        self.assertIn("started elsewhere", self.ui.reasonLabel.text)
+        self.assertFalse(self.panel.help.ui.sampleButton.enabled)
+        self.waitUntil(lambda: not job.running)
+        self.waitUntil(lambda: self.ui.applyButton.enabled)
+        self.assertEqual((self.errors, self.ui.reasonLabel.text), ([], ""))
 
     def test_module_left(self):
         self.choosePair()

@@ -147,7 +147,8 @@ class RegistrationJob:
                 raise CancelledError
             assert outcome is not None
             assert self._setup is not None
-            self.result = self._deliver(outcome, self._setup)
+            with slicer.util.WaitCursor():
+                self.result = self._deliver(outcome, self._setup)
         except MasrError as problem:
             self.error = problem
         except Exception as problem:

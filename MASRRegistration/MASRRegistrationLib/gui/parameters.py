@@ -10,7 +10,7 @@ from slicer import (
     vtkMRMLSegmentationNode,
     vtkMRMLTransformNode,
 )
-from slicer.parameterNodeWrapper import Choice, Decimals, Default, WithinRange, parameterNodeWrapper
+from slicer.parameterNodeWrapper import Choice, Default, WithinRange, parameterNodeWrapper
 
 from .settings import valuesOf
 
@@ -43,10 +43,8 @@ class MASRRegistrationParameterNode:
     linearModel: Annotated[str, Choice(get_args(presets.LinearModel)), Default(_DEFAULT["linearModel"])]
     discreteEnabled: Annotated[bool, Default(_DEFAULT["discreteEnabled"])]
     continuousEnabled: Annotated[bool, Default(_DEFAULT["continuousEnabled"])]
-    workingSpacing: Annotated[float, WithinRange(0.2, 50.0), Decimals(2), Default(_DEFAULT["workingSpacing"])]
-    regularisation: Annotated[
-        float, WithinRange(0.0, 10_000.0), Decimals(2), Default(_DEFAULT["regularisation"])
-    ]
+    workingSpacing: Annotated[float, WithinRange(0.2, 50.0), Default(_DEFAULT["workingSpacing"])]
+    regularisation: Annotated[float, WithinRange(0.0, 10_000.0), Default(_DEFAULT["regularisation"])]
     representation: Annotated[
         str, Choice(get_args(presets.Representation)), Default(_DEFAULT["representation"])
     ]

@@ -74,7 +74,7 @@ class RegisterTab(Tab):
         ui.progressBar.visible = ui.stageLabel.visible = self.running
         for section in (ui.inputsButton, ui.masksButton, ui.outputsButton, ui.advancedButton):
             section.enabled = not self.running
-        self.help.setBusy(self.running)
+        self.help.setBusy(self.logic.running)
 
     def onApply(self) -> None:
         """Register, or cancel what runs."""

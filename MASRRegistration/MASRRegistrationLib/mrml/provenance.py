@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from masr_registration import presets
 from slicer.i18n import tr as _
 
 
@@ -29,7 +30,7 @@ def provenanceText(content: dict[str, Any]) -> str:
         _("Fixed: {volume}").format(volume=_volumeText(content, "fixed")),
         _("Moving: {volume}").format(volume=_volumeText(content, "moving")),
         *(f"{_OTHERS[role]()}: {name}" for role, name in content["others"].items()),
-        _("Preset: {preset}").format(preset=made.get("preset", {}).get("name", _("unknown"))),
+        _("Preset: {preset}").format(preset=_presetText(made.get("preset", {}))),
         _("Device: {device}, {threads} threads, seed {seed}").format(
             device=made.get("device", "?"), threads=made.get("threads", "?"), seed=made.get("seed", "?")
         ),
@@ -47,6 +48,15 @@ _OTHERS = {
     "moving_mask": lambda: _("Moving mask"),
     "initial_transform": lambda: _("Initial transform"),
 }
+
+
+def _presetText(preset: dict[str, Any]) -> str:
+    """Its name, and whether it is what ships under that name."""
+    name = str(preset.get("name", _("unknown")))
+    shipped = json.loads(presets.load(name).to_json()) if name in presets.names() else None
+    if shipped is not None:
+        del shipped["masr_preset"]
+    return _("{name} (modified)").format(name=name) if shipped is not None and shipped != preset else name
 
 
 def _volumeText(content: dict[str, Any], role: str) -> str:
