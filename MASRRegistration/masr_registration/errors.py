@@ -40,6 +40,7 @@ BY_CODE: dict[str, type[MasrError]] = {
     cls.code: cls for cls in (MasrError, InputError, ResourceError, CancelledError)
 }
 
+NOT_ENOUGH_MEMORY = "The memory is not enough; a preset with a larger working spacing needs less."
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|bad.?alloc|failed to allocate|allocation failed",
     re.IGNORECASE,

@@ -106,3 +106,13 @@ def test_exit_codes_in_slicer(place: Path, arguments: str, code: int, sentence: 
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
     assert not (place / "out").exists()
+
+
+def test_the_stand_in_for_slicer_knows_only_slicers_options(place: Path) -> None:
+    for command, words in (
+        ("Slicer --no-window --python-script mine.py", "does not know Slicer's option --no-window"),
+        ("Slicer --no-main-window --python-script missing.py", "python script doesn't exist: missing.py"),
+    ):
+        done = sh(place, command)
+        assert done.returncode == 1
+        assert words in done.stderr

@@ -203,6 +203,22 @@ def test_threads_are_put_back(pair: dict[str, Path]) -> None:
     assert (torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()) == before
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.")]
+)
+def test_memory_that_runs_out_is_one_sentence(
+    pair: dict[str, Path], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("masr_registration.solver.pipeline.register_linear", fail)
+    with pytest.raises(masr.ResourceError, match=r"^The memory is not enough; ") as caught:
+        masr.register(pair["fixed"], pair["moving"], threads=1)
+    assert caught.value.__cause__ is error
+    assert not isinstance(caught.value, masr.InputError)
+
+
 # --- what a result does
 
 

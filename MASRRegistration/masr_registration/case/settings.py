@@ -14,7 +14,7 @@ import torch
 
 from .. import presets
 from ..device import resolve_device
-from ..errors import InputError
+from ..errors import NOT_ENOUGH_MEMORY, InputError, ResourceError, is_out_of_memory
 from ..presets import Preset
 from ..solver.plan import Plan
 
@@ -49,16 +49,22 @@ class Settings:
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """The number of threads of torch, numba (which follows torch) and SimpleITK, put back afterwards."""
-        if self.threads is None:
-            yield
-            return
+        """The number of threads of torch, numba (which follows torch) and SimpleITK, put back afterwards.
+
+        Running out of memory inside raises `ResourceError`.
+        """
         before = torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-        _set_threads(self.threads, self.threads)
+        if self.threads is not None:
+            _set_threads(self.threads, self.threads)
         try:
             yield
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ResourceError(NOT_ENOUGH_MEMORY) from error
         finally:
-            _set_threads(*before)
+            if self.threads is not None:
+                _set_threads(*before)
 
 
 def as_preset(preset: PresetLike) -> Preset:

@@ -11,7 +11,14 @@ import threading
 import traceback
 from collections.abc import Callable
 
-from ..errors import CancelledError, InputError, MasrError, ResourceError, is_out_of_memory
+from ..errors import (
+    NOT_ENOUGH_MEMORY,
+    CancelledError,
+    InputError,
+    MasrError,
+    ResourceError,
+    is_out_of_memory,
+)
 from .context import Context
 from .jobfolder import JobFolder
 from .messages import (
@@ -143,5 +150,5 @@ def _resource_error(error: BaseException) -> ResourceError | None:
     if isinstance(error, OSError) and error.errno in _RESOURCE_ERRNOS:
         return ResourceError(f"The registration could not go on: {why(error)}.")
     if is_out_of_memory(error):
-        return ResourceError("The memory is not enough; a preset with a larger working spacing needs less.")
+        return ResourceError(NOT_ENOUGH_MEMORY)
     return None
