@@ -130,9 +130,12 @@ class LandmarksTest(ModuleCase):
         self.landmarksUi.acceptButton.click()
         before = self.cell(0, 3), self.cell(0, 4)
         moving.SetAndObserveTransformNodeID(self.parameters.outputTransform.GetID())
-        others.SetAndObserveTransformNodeID(self.parameters.outputTransform.GetID())
-        self.landmarks.update()
+        self.assertIs(others.GetParentTransformNode(), self.parameters.outputTransform)
         self.assertEqual((self.cell(0, 3), self.cell(0, 4)), before)
+        self.place(points, -PLACE)  # seen in the warped volume, near where the first one was clicked
+        self.assertLess(np.linalg.norm(self.position(others, 1) + PLACE), 4.0)
+        self.landmarksUi.acceptButton.click()
+        self.assertLess(float(self.cell(1, 4)), 4.0)
 
     def test_suggestions_without_a_registration(self):
         self.choosePair()

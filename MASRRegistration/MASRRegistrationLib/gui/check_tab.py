@@ -170,7 +170,8 @@ class CheckTab(Tab):
 
     def _onContent(self) -> None:
         if self.comparison is not None:
-            self.comparison.setContent(CONTENTS[self.ui.contentComboBox.currentIndex])
+            with slicer.util.WaitCursor():
+                self.comparison.setContent(CONTENTS[self.ui.contentComboBox.currentIndex])
 
     def _onFade(self, opacity: float) -> None:
         if self.comparison is not None:

@@ -81,7 +81,8 @@ class LandmarksTab(Tab):
             self._observe()
             self._forgetSuggestion()
         else:
-            self._observe(parameters.fixedLandmarks, parameters.movingLandmarks)
+            self._observe(parameters.fixedLandmarks, parameters.movingLandmarks, parameters.movingVolume)
+            landmarks.follow(parameters.movingLandmarks, parameters.movingVolume)
             if self.matcher and not self.matcher.belongsTo(parameters.fixedVolume, parameters.movingVolume):
                 self.matcher = None
         self.update()
@@ -226,6 +227,7 @@ class LandmarksTab(Tab):
             if self._list(inMoving) is None:
                 node = landmarks.newList(name, colour)
                 if inMoving:
+                    landmarks.bind(node, self.parameters.movingVolume)
                     self.parameters.movingLandmarks = node
                 else:
                     self.parameters.fixedLandmarks = node
@@ -242,9 +244,9 @@ class LandmarksTab(Tab):
         logic.SetActiveList(node)
         logic.StartPlaceMode(False)
 
-    def _observe(self, *lists: Any) -> None:
-        """Listen to these lists, and to no other."""
-        wanted = [node for node in lists if node is not None]
+    def _observe(self, *nodes: Any) -> None:
+        """Listen to these lists and volumes, and to no others."""
+        wanted = [node for node in nodes if node is not None]
         if [node for node, _tags in self._observed] == wanted:
             return
         for node, tags in self._observed:
@@ -252,6 +254,10 @@ class LandmarksTab(Tab):
                 node.RemoveObserver(tag)
         self._observed = []
         for node in wanted:
+            if not node.IsA("vtkMRMLMarkupsNode"):
+                tag = node.AddObserver(node.TransformModifiedEvent, self._onVolumeMoved)
+                self._observed.append((node, [tag]))
+                continue
             events = (_MARKUPS.PointModifiedEvent, _MARKUPS.PointRemovedEvent, _MARKUPS.PointAddedEvent)
             tags = [node.AddObserver(event, self._onPoints) for event in events]
             tags.append(node.AddObserver(_MARKUPS.PointPositionDefinedEvent, self._onDefined))
@@ -264,6 +270,11 @@ class LandmarksTab(Tab):
         if self._waiting is not None and caller is self._list(self._waiting[1]):
             self.onAccept()  # dragging a suggested point is correcting it
         self.update()
+
+    def _onVolumeMoved(self, caller: Any, event: str) -> None:
+        if self.parameters is not None:
+            landmarks.follow(self.parameters.movingLandmarks, caller)
+            self.update()
 
     def _onDefined(self, caller: Any, event: str) -> None:
         """A point has got its place: suggest its counterpart."""

@@ -15,6 +15,9 @@ from slicer.i18n import tr as _
 from .pairs import LPS, fromWorld, points, toWorld
 from .results import storedResult
 
+BOUND = "MASR.FollowsVolume"
+"""Attribute of a list that lies in the coordinates of the moving volume."""
+
 
 @dataclass(frozen=True)
 class LandmarkError:
@@ -82,20 +85,40 @@ def newList(name: str, colour: tuple[float, float, float]) -> Any:
     return node
 
 
+def bind(node: Any, volumeNode: Any) -> None:
+    """From now on the list lies in the coordinates of the volume, whatever that is put under; see `follow`."""
+    node.SetAttribute(BOUND, "1")
+    follow(node, volumeNode)
+
+
+def follow(node: Any, volumeNode: Any) -> None:
+    """A list that is bound gets the volume's parent transform; others stay as they are."""
+    if node is None or volumeNode is None or node.GetAttribute(BOUND) is None:
+        return
+    if node.GetTransformNodeID() != volumeNode.GetTransformNodeID():
+        node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+
+
 def importFile(path: str, node: Any) -> None:
-    """Replace the points of a list by those of a .mrk.json or .csv file. Raises `InputError`."""
+    """Replace the points of a list, in its own coordinates, by those of a .mrk.json or .csv file.
+
+    Raises `InputError`.
+    """
     labels, places = read_landmarks(path)
     node.RemoveAllControlPoints()
     for name, place in zip(labels, places * LPS, strict=True):
-        addPoint(node, place, name)
+        node.SetNthControlPointLabel(node.AddControlPoint(vtk.vtkVector3d(*place.tolist())), name)
 
 
 def exportFile(path: str, node: Any) -> None:
-    """Write a list as .mrk.json or .csv, by the ending. Raises `InputError`, `ResourceError`."""
+    """Write a list as .mrk.json or .csv, by the ending, in its own coordinates as Slicer saves it.
+
+    Raises `InputError`, `ResourceError`.
+    """
     if path.lower().endswith(".csv"):
-        pairs = [(node.GetNthControlPointLabel(n), p) for n, p in enumerate(points(node)) if p is not None]
-        places = np.array([p for _name, p in pairs]).reshape(-1, 3) * LPS
-        write_landmarks_csv(path, [name for name, _place in pairs], places)
+        chosen = [n for n, place in enumerate(points(node)) if place is not None]
+        places = np.array([node.GetNthControlPointPosition(n) for n in chosen]).reshape(-1, 3) * LPS
+        write_landmarks_csv(path, [node.GetNthControlPointLabel(n) for n in chosen], places)
         return
     if not path.lower().endswith(".mrk.json"):
         raise InputError(_("Landmarks are written as .mrk.json or .csv."))
