@@ -92,6 +92,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument(
+        "--mean-seconds", type=float, help="of a case on a quiet machine, where the study ran on a busy one"
+    )
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--tasks", type=int, default=10_000)
     options = parser.parse_args()
@@ -99,6 +102,8 @@ def main() -> None:
     results = [json.loads((folder / "result.json").read_text()) for folder in folders]
     known = [float(result["timings"]["total"]) for result in results]
     sizes = [sum(f.stat().st_size for f in folder.iterdir()) / 1e6 for folder in folders]
+    if options.mean_seconds:
+        known = [value * options.mean_seconds / float(np.mean(known)) for value in known]
     seconds = np.random.default_rng(0).choice(known, options.cases).tolist()
     overhead = task_overhead(options.tasks)
     found: dict[str, Any] = {
@@ -112,7 +117,11 @@ def main() -> None:
             "this disk in MB/s": disk_mb_per_s(options.study),
             "load": os.getloadavg(),
         },
-        "assumed": {"start of a worker in s": START_S, "file server in MB/s": SERVER_MB_PER_S},
+        "assumed": {
+            "mean seconds of a case": options.mean_seconds or "as measured",
+            "start of a worker in s": START_S,
+            "file server in MB/s": SERVER_MB_PER_S,
+        },
         "simulated": [],
     }
     alone = sum(seconds)

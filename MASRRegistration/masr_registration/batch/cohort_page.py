@@ -131,6 +131,7 @@ def _table(study: Study, rows: Sequence[Row], columns: Sequence[Column]) -> str:
             ("case", "Case", "id"),
             ("", "Picture", ""),
             ("state", "Verdict", ""),
+            ("", "Flags", ""),
             *((c.name, f"{c.label}{f' ({c.unit})' if c.unit else ''}", "number") for c in columns),
         ]
     )
@@ -149,7 +150,7 @@ is flagged when its transform folds or its inverse is inexact, when its verdict 
 the others in a way that may mean a failure.</p>
 {radios}
 <div class=scroll><div class=table role=table style="grid-template-columns:repeat({len(columns) + 4},auto)">
-<div class="row head" role=row>{heads}<div role=columnheader>Flags</div></div>
+<div class="row head" role=row>{heads}</div>
 {body}</div></div>
 </section>"""
 
@@ -218,8 +219,8 @@ def _table_row(
     flags = escape("; ".join(row.flags))
     return (
         f"{start}<div class=thumb role=cell>{_picture(study, row) if with_picture else ''}</div>"
-        f"<div class={word or 'none'} role=cell>{verdict}</div>{numbers}"
-        f"<div class=why role=cell>{flags}</div></div>\n"
+        f"<div class={word or 'none'} role=cell>{verdict}</div>"
+        f"<div class=why role=cell>{flags}</div>{numbers}</div>\n"
     )
 
 

@@ -19,6 +19,7 @@ from ..worker.staging import writing
 from .study import OVERLAP, THUMBNAIL
 
 _PIXELS_HIGH = 132
+_SPECK_MM = 40.0
 
 
 def check_fixed_labels(fixed: str, labels: str) -> None:
@@ -83,7 +84,8 @@ def write_thumbnail(fixed_path: str, folder: Path) -> None:
         x = (np.arange(moved.shape[1]) + 0.5) * width / moved.shape[1]
         y = (np.arange(moved.shape[0]) + 0.5) * tall / moved.shape[0]
         lines = [np.asarray(line) for line in contour_generator(x, y, moved).lines(level)]
-        axes.add_collection(LineCollection(lines, colors="#ffb020", linewidths=0.6))
+        long = [line for line in lines if np.linalg.norm(np.diff(line, axis=0), axis=1).sum() > _SPECK_MM]
+        axes.add_collection(LineCollection(long, colors="#ffb020", linewidths=0.6))
         axes.set(xlim=(0, width), ylim=(tall, 0))
         left += width
     with writing(f'"{THUMBNAIL}"'):
