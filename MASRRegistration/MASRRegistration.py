@@ -19,6 +19,8 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 
+DOCUMENTATION = "https://github.com/masr-registration/SlicerMASRRegistration/blob/main/Docs"
+
 
 class MASRRegistration(ScriptedLoadableModule):
     def __init__(self, parent):
@@ -31,6 +33,9 @@ class MASRRegistration(ScriptedLoadableModule):
             "whether to trust the result. To see it, press <b>Load sample and register</b> under First steps and help. "
             "Nothing leaves the computer. Research software, not a medical device."
         )
+        self.parent.helpText += f'<p><a href="{DOCUMENTATION}/tutorial.md">{_("Tutorial")}</a>, '
+        self.parent.helpText += f'<a href="{DOCUMENTATION}/check.md">{_("how to read the Check tab")}</a>, '
+        self.parent.helpText += f'<a href="{DOCUMENTATION}/troubleshooting.md">{_("troubleshooting")}</a></p>'
         self.parent.acknowledgementText = _(
             "The method follows Mok et al., CVPR 2024, and Heinrich et al., MICCAI 2013 and 2014. It may be covered "
             "by a patent application of its authors."

@@ -160,6 +160,14 @@ class LandmarksTest(ModuleCase):
         self.assertIsNone(self.landmarks.matcher)
         self.assertEqual(self.temporaryFolders(), [])
 
+    def test_a_scene_that_closes_while_suggestions_are_prepared(self):
+        self.choosePair()
+        self.landmarksUi.prepareButton.click()
+        slicer.mrmlScene.Clear(False)
+        self.assertIsNone(self.landmarks._job)
+        self.assertIsNone(self.landmarks.matcher)
+        self.assertEqual((self.errors, self.temporaryFolders()), ([], []))
+
     def test_files(self):
         self.choosePair()
         fixed, moving = self.lists()

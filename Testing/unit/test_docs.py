@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,17 @@ def test_the_page_of_the_python_interface(
         assert line in told
     assert (tmp_path / "result" / "report.html").is_file()
     assert presets.Preset.from_json((tmp_path / "stiff.json").read_text()).continuous.regularisation == 8.0
+
+
+def test_the_page_of_the_presets_says_what_the_presets_say(root: Path) -> None:
+    text = (root / "Docs" / "presets.md").read_text(encoding="utf-8")
+    for name in presets.names():
+        preset = presets.load(name)
+        kinds = f"`{preset.normalisation.fixed}`, `{preset.normalisation.moving}`"
+        spacings = f"{preset.working_spacing_mm:g} mm | {preset.continuous.control_spacing_mm:g} mm"
+        assert f"| `{name}` | {kinds} | {spacings} | `{preset.representation}` |" in text
+        assert (preset.linear.model, preset.discrete.reach_mm) == ("affine", 40.0)
+    for key, value in asdict(presets.load("general")).items():
+        if key not in ("name", "description"):
+            for entry in [f"{key}.{inner}" for inner in value] if isinstance(value, dict) else [key]:
+                assert f"`{entry}`" in text

@@ -190,6 +190,11 @@ def test_cmake_s4ext_and_json_agree() -> None:
         "enabled", "tier", "dicom_support_rule",
     }  # fmt: skip
     assert set(catalogue) <= allowed
+    assert {"$schema", "category", "scm_url"} <= set(catalogue)
+    assert isinstance(catalogue["tier"], int)
+    assert 1 <= catalogue["tier"] <= 5
+    assert all(isinstance(catalogue[name], str) for name in set(catalogue) - {"tier", "build_dependencies"})
+    assert catalogue["$schema"].endswith("slicer-extension-catalog-entry-schema-v1.0.2.json#")
 
 
 def test_pictures_of_the_metadata_exist() -> None:
@@ -209,6 +214,33 @@ def test_pictures_of_the_readme_exist() -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(r'src="([^":]+)"', text)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_what_reviewers_of_the_extensions_index_ask_for_is_there() -> None:
+    """`slicer-ecosystem.md` 1.1: a picture, each tab in a sentence, citation, tutorial with the source of its data,
+    patents, privacy, no installation of torch by pip."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for words in (
+        "![",
+        "**Register**",
+        "**Check**",
+        "**Landmarks**",
+        "## How to cite",
+        "](Docs/tutorial.md)",
+        "Nothing leaves the computer",
+        "patent application",
+    ):
+        assert words in text, words
+    assert "sample/README.md" in (ROOT / "Docs" / "tutorial.md").read_text(encoding="utf-8")
+    for source in _sources(*SLICER_SIDE):
+        assert not re.search(r"pip_install\([^)]*torch", source.read_text(encoding="utf-8")), source.name
+    module = (MODULE / "MASRRegistration.py").read_text(encoding="utf-8")
+    cmake = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    place = re.search(r'DOCUMENTATION = "(.+)/blob/main/Docs"', module)
+    assert place is not None
+    assert place.group(1) in _cmake_set(cmake, "EXTENSION_HOMEPAGE")[0]
+    for page in re.findall(r"{DOCUMENTATION}/([a-z]+\.md)", module):
+        assert Path("Docs", page) in FILES
 
 
 def test_pictures_of_slicer_are_of_slicer() -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import slicer
 from masr_registration import presets
 from masr_registration.errors import MasrError
 from masr_registration.matching.features import FeaturePair
@@ -19,7 +20,8 @@ from .process import WorkerProcess
 
 
 class FeatureJob:
-    """Calls `onEnd` once, with a matcher or an error; `onProgress` with the share that is done."""
+    """Calls `onEnd` once, with a matcher, an error, or neither where the scene was closed; `onProgress` with the share
+    that is done."""
 
     def __init__(
         self,
@@ -50,11 +52,13 @@ class FeatureJob:
         except BaseException:
             self._folder.remove()
             raise
+        self._scene = slicer.mrmlScene
+        self._tag = self._scene.AddObserver(self._scene.StartCloseEvent, self._onSceneClose)
 
     def abandon(self) -> None:
         """Kill the worker, calling nobody."""
         self._process.abandon()
-        self._folder.remove()
+        self._close()
 
     def _onMessage(self, message: Message) -> None:
         if isinstance(message, Progress):
@@ -70,5 +74,13 @@ class FeatureJob:
         except MasrError as problem:
             error = problem
         finally:
-            self._folder.remove()
+            self._close()
         self._onEnd(matcher, error)
+
+    def _onSceneClose(self, caller: Any, event: str) -> None:
+        self.abandon()
+        self._onEnd(None, None)
+
+    def _close(self) -> None:
+        self._folder.remove()
+        self._scene.RemoveObserver(self._tag)

@@ -62,9 +62,9 @@ class LandmarksTab(Tab):
         ui.exportButton.connect("clicked(bool)", self._export)
         self._shortcuts = []
         for button, key, slot in (
-            (ui.acceptButton, "Ctrl+1", self.onAccept),
-            (ui.correctButton, "Ctrl+2", self.onCorrect),
-            (ui.rejectButton, "Ctrl+3", self.onReject),
+            (ui.acceptButton, "Alt+A", self.onAccept),
+            (ui.correctButton, "Alt+C", self.onCorrect),
+            (ui.rejectButton, "Alt+R", self.onReject),
         ):
             button.connect("clicked(bool)", slot)
             shortcut = qt.QShortcut(self.widget)

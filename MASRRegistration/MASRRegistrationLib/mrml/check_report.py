@@ -40,7 +40,7 @@ def pictures() -> list[tuple[str, bytes]]:
         for logic in layouts.sliceLogics(row):
             image = _png(logic)
             if image is not None:
-                found.append((f"{title}, {logic.GetSliceNode().GetOrientation()}", image))
+                found.append((f"{title}, {logic.GetSliceNode().GetLayoutName().removeprefix(row)}", image))
     return found
 
 

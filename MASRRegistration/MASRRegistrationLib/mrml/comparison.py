@@ -47,7 +47,6 @@ class Comparison:
         self.update()
         for row in (layouts.BEFORE, layouts.AFTER):
             for logic in layouts.sliceLogics(row):
-                logic.GetSliceNode().RotateToVolumePlane(self.fixedNode) if self.fixedNode else None
                 logic.FitSliceToBackground()
 
     def close(self) -> None:
