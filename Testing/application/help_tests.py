@@ -10,7 +10,6 @@ import slicer
 from application.module_case import ModuleCase
 from masr_registration import demo, presets
 from masr_registration.errors import CancelledError, ResourceError
-from masr_registration.representation import models
 from MASRRegistrationLib.gui import dependencies, sample
 from MASRRegistrationLib.gui.help_panel import diagnosisText
 
@@ -230,8 +229,3 @@ class HelpTest(ModuleCase):
         text = diagnosisText(found)
         for words in ("torch: missing", "device: failed: y", "weights: failed: z", "found 9 mm off"):
             self.assertIn(words, text)
-
-    def test_damaged_weights_are_reported(self):
-        (model,) = models.shipped().values()
-        (self.folder / model.file).write_bytes(b"damaged")
-        self.assertEqual(model.state(self.folder), "damaged")

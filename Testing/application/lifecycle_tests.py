@@ -157,7 +157,7 @@ class LifecycleTest(ModuleCase):
         self.ui.applyButton.click()
         self.waitForWorker()
         pid = self.panel.job.workerPid
-        self.panel.cleanup()  # what cleanup() and aboutToQuit() do
+        self.panel.abandon()  # what cleanup() does
         self.assertFalse(self.panel.running)
         self.waitUntil(lambda: not alive(pid))
         self.assertEqual(self.temporaryFolders(), [])

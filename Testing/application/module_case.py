@@ -61,7 +61,7 @@ class ModuleCase(unittest.TestCase):
         self.addCleanup(self.close)
 
     def close(self):
-        self.panel.cleanup()
+        self.panel.abandon()
         self.representation.exit()
         slicer.mrmlScene.Clear(False)
         self.assertEqual(self.temporaryFolders(), [])

@@ -195,6 +195,7 @@ class Harness:
         finally:
             sys.executable = before
         self.app.startupCompleted.emit()
+        signals.disconnect(self.app, "startupCompleted()")  # it comes once in a module's life
         return modules
 
     def wait_until(self, condition: Callable[[], Any], timeout: float = 300.0) -> None:

@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from masr_registration import diagnosis
+from masr_registration.representation import models
 from worker_tools import environment
 
 
@@ -36,3 +38,14 @@ def test_a_wrong_result_fails_the_self_test(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(diagnosis, "LARGEST_ERROR_MM", -1.0)
     with pytest.raises(ArithmeticError, match="mm off"):
         diagnosis.self_test()
+
+
+def test_damaged_and_missing_weights_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "_folder", lambda folder: tmp_path)
+    monkeypatch.setattr(diagnosis, "self_test", lambda: "not run")
+    index = (Path(models.__file__).parents[1] / "data" / "models" / models.INDEX).read_bytes()
+    (tmp_path / models.INDEX).write_bytes(index)
+    ((name, model),) = models.shipped().items()
+    assert diagnosis.diagnose()["weights"][name].startswith("missing")
+    (tmp_path / model.file).write_bytes(b"damaged")
+    assert diagnosis.diagnose()["weights"][name] == f"damaged (sha256 {model.sha256})"

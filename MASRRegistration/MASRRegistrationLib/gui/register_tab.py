@@ -86,6 +86,10 @@ class RegisterTab(Tab):
             self._register()
 
     def cleanup(self) -> None:
+        self.abandon()
+        self.logic.onRunning = lambda: None
+
+    def abandon(self) -> None:
         """End what runs, silently."""
         if self.job is not None:
             self.job.abandon()

@@ -11,7 +11,7 @@ import slicer
 from masr_registration import demo
 from slicer.i18n import tr as _
 
-CATEGORY, SAMPLE = "MASR Registration", "MASRSamplePair"
+CATEGORY, SAMPLE = "MASR Registration", "MASR sample pair"
 NAMES = {"fixed": "MASR sample T1", "moving": "MASR sample T2 moved"}
 
 
@@ -27,7 +27,7 @@ def register(resourcePath: Callable[[str], str]) -> None:
         uris=Path(demo.__file__).with_name("data").joinpath("sample", "T1.nii.gz").as_uri(),
         fileNames="T1.nii.gz",
         nodeNames=NAMES["fixed"],
-        thumbnailFileName=resourcePath(f"Icons/{SAMPLE}.png"),
+        thumbnailFileName=resourcePath("Icons/MASRSamplePair.png"),
         customDownloader=lambda source: _loadForSampleData(),
     )
 

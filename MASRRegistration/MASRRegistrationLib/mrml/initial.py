@@ -16,7 +16,7 @@ from .reslice import concatenated
 
 MARGIN_MM = 40.0
 FINEST_MM = 2.0
-MOST_POINTS = 400_000
+MOST_POINTS = 200_000
 """Of the grid on which a deformation is sampled."""
 
 
@@ -24,7 +24,7 @@ def writeInitialTransform(node: Any, fixed: InputVolume, moving: InputVolume, pa
     """The start of the registration: the moving volume as if it lay under `node` instead of its own parents.
 
     Fixed world -> moving world, LPS mm. A deformation is sampled in the fixed volume's box and 40 mm around it, every
-    2 mm or, in a large box, on 400,000 points; beyond, its affine part goes on. Raises `ResourceError`.
+    2 mm or, in a large box, on 200,000 points; beyond, its affine part goes on. Raises `ResourceError`.
     """
     import SimpleITK as sitk
 

@@ -59,22 +59,26 @@ def writeMask(node: Any, segmentId: str, volume: InputVolume, path: Path) -> Non
 def _ofSegments(node: Any, segmentId: str, volume: InputVolume) -> np.ndarray:
     segmentation = node.GetSegmentation()
     ids = [segmentId] if segmentId != ALL_SEGMENTS else segmentation.GetSegmentIDs()
-    return np.any([_ofSegment(node, name, volume) for name in ids], axis=0).astype(np.uint8)
+    inside = np.zeros(slicer.util.arrayFromVolume(volume.node).shape, bool)
+    layers: dict[Any, list[int]] = {}  # segments share label maps
+    for name in ids:
+        labels = node.GetBinaryLabelmapInternalRepresentation(name)
+        if labels is None:  # drawn as a surface
+            inside |= slicer.util.arrayFromSegmentBinaryLabelmap(node, name, volume.node) > 0
+        elif labels.GetNumberOfPoints() > 0:
+            layers.setdefault(labels, []).append(segmentation.GetSegment(name).GetLabelValue())
+    for labels, values in layers.items():
+        inside |= np.isin(_ofLabels(node, labels, volume), values)
+    return inside.astype(np.uint8)
 
 
-def _ofSegment(node: Any, segmentId: str, volume: InputVolume) -> np.ndarray:
-    labels = node.GetBinaryLabelmapInternalRepresentation(segmentId)
-    if labels is None:  # drawn as a surface
-        return slicer.util.arrayFromSegmentBinaryLabelmap(node, segmentId, volume.node) > 0
-    if labels.GetNumberOfPoints() == 0:
-        return np.zeros(slicer.util.arrayFromVolume(volume.node).shape, bool)
+def _ofLabels(node: Any, labels: Any, volume: InputVolume) -> np.ndarray:
     rasToIjk, image = vtk.vtkMatrix4x4(), vtk.vtkImageData()
     labels.GetWorldToImageMatrix(rasToIjk)
     image.ShallowCopy(labels)
     image.SetOrigin(0, 0, 0)
     image.SetSpacing(1, 1, 1)
-    array = _onGrid(node, image, rasToIjk, volume, nearest=True)
-    return array == node.GetSegmentation().GetSegment(segmentId).GetLabelValue()
+    return _onGrid(node, image, rasToIjk, volume, nearest=True)
 
 
 def _ofVolume(node: Any, volume: InputVolume) -> np.ndarray:
