@@ -190,6 +190,7 @@ def test_overlays_have_a_scale_in_their_own_units(slicer_app, tmp_path):  # noqa
         assert grid.GetVisualizationMode() == grid.VIS_MODE_GRID
         shown.close()
         assert not grid.GetVisibility2D()
+        assert slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode") == []
 
 
 def test_a_checkerboard_takes_its_squares_from_both():

@@ -137,12 +137,14 @@ class CheckTab(Tab):
             self._open(self.transformNode, self.parameters.outputVolume, layout)
         else:
             self.comparison.open(layout)
+            self._fitSoon()
 
     def _open(self, transformNode: Any, volumeNode: Any, layout: int) -> None:
         """Show the result, and begin to sample its deformation, a piece at a time."""
         self.comparison = Comparison(transformNode, volumeNode)
         self.comparison.setOpacity(self.ui.fadeSlider.value)
         self.comparison.open(layout)
+        self._fitSoon()
         if self.comparison.fixedNode is None:
             self.ui.mapLabel.text = _("The fixed volume was deleted: the deformation cannot be shown.")
             return
@@ -154,6 +156,10 @@ class CheckTab(Tab):
         self._map = DeformationMap(transformNode, self.comparison.fixedNode)
         self._steps = self._map.steps()
         self._sampling.start()
+
+    def _fitSoon(self) -> None:
+        """New views get their size when the layout is drawn."""
+        qt.QTimer.singleShot(0, lambda: layouts.fit(layouts.BEFORE, layouts.AFTER))
 
     def _onSample(self) -> None:
         if self._steps is None or self.comparison is None:

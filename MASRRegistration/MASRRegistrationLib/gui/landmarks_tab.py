@@ -12,7 +12,7 @@ from masr_registration.errors import InputError, MasrError
 from masr_registration.matching.features import FeaturePair
 from slicer.i18n import tr as _
 
-from ..mrml import landmarks
+from ..mrml import landmarks, layouts
 from ..mrml.evidence import toleranceSentence
 from ..mrml.landmark_views import LandmarkViews
 from ..mrml.matching import Matcher, Suggested, confidence
@@ -330,7 +330,8 @@ class LandmarksTab(Tab):
     # Views, table, files
 
     def _show(self) -> None:
-        self._views.open(self.parameters.fixedVolume, self.parameters.movingVolume)
+        if self._views.open(self.parameters.fixedVolume, self.parameters.movingVolume):
+            qt.QTimer.singleShot(0, lambda: layouts.fit(layouts.FIXED, layouts.MOVING))
 
     def _jumpTo(self, row: int) -> None:
         rows = self.rows()

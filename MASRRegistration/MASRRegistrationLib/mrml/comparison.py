@@ -45,9 +45,7 @@ class Comparison:
         if self._layoutBefore is None and before not in (layouts.COMPARE, layouts.ONE_UP):
             self._layoutBefore = before
         self.update()
-        for row in (layouts.BEFORE, layouts.AFTER):
-            for logic in layouts.sliceLogics(row):
-                logic.FitSliceToBackground()
+        layouts.fit(layouts.BEFORE, layouts.AFTER)
 
     def close(self) -> None:
         """The layout as before, and no helper node left."""

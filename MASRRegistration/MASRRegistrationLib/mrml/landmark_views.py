@@ -19,8 +19,9 @@ class LandmarkViews:
         self._layoutBefore: int | None = None
         self._heat: Any = None
 
-    def open(self, fixedNode: Any, movingNode: Any) -> None:
-        before = layouts.show(layouts.LANDMARKS)
+    def open(self, fixedNode: Any, movingNode: Any) -> bool:
+        """Returns whether the views show other volumes than before, all of them in sight."""
+        before, changed = layouts.show(layouts.LANDMARKS), False
         if self._layoutBefore is None and before != layouts.LANDMARKS:
             self._layoutBefore = before
         for row, volume in ((layouts.FIXED, fixedNode), (layouts.MOVING, movingNode)):
@@ -31,7 +32,10 @@ class LandmarkViews:
                 if composite.GetBackgroundVolumeID() != volume.GetID():
                     composite.SetBackgroundVolumeID(volume.GetID())
                     composite.SetForegroundVolumeID(None)
-                    logic.FitSliceToBackground()
+                    changed = True
+        if changed:
+            layouts.fit(layouts.FIXED, layouts.MOVING)
+        return changed
 
     def close(self) -> None:
         layouts.restore(self._layoutBefore)

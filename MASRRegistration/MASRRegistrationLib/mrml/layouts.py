@@ -60,6 +60,13 @@ def sliceLogics(row: str) -> list[Any]:
     return found
 
 
+def fit(*rows: str) -> None:
+    """Put all of the background volume in sight; again once new views have their size."""
+    for row in rows:
+        for logic in sliceLogics(row):
+            logic.FitSliceToBackground()
+
+
 def jumpTo(place: Any, *rows: str) -> None:
     """The views of these rows (of the Check tab where none is named) to a world point (RAS mm)."""
     for row in rows or (BEFORE, AFTER):

@@ -15,6 +15,8 @@ from .helpers import helperVolume
 from .pairs import LPS, fromWorld, toWorld
 
 _FLIP = np.diag([*LPS, 1.0])
+LEAST_SHOWN = 0.25
+"""Likeness below which the map is transparent."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +75,8 @@ class Matcher:
         if suggested.inMoving:
             ijkToRas = np.linalg.inv(self._movingToWorld) @ ijkToRas
         node = helperVolume(_("Likeness"), suggested.found.heat, ijkToRas, heatColours())
+        node.GetDisplayNode().SetThreshold(LEAST_SHOWN, 1.0)
+        node.GetDisplayNode().SetApplyThreshold(True)
         if suggested.inMoving and self.movingNode.GetParentTransformNode() is not None:
             node.SetAndObserveTransformNodeID(self.movingNode.GetTransformNodeID())
         return node
