@@ -7,6 +7,7 @@ from result_case import FLIP, SIZE, Result
 
 import slicer  # isort: skip
 import vtk  # isort: skip
+from vtk.util.numpy_support import vtk_to_numpy  # isort: skip
 from masr_registration.errors import InputError
 from MASRRegistrationLib.mrml import comparison, layouts
 from MASRRegistrationLib.mrml.comparison import Comparison, checkerboard
@@ -191,6 +192,29 @@ def test_overlays_have_a_scale_in_their_own_units(slicer_app, tmp_path):  # noqa
         shown.close()
         assert not grid.GetVisibility2D()
         assert slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode") == []
+
+
+def test_a_checkerboard_is_shown_in_grey(slicer_app, tmp_path):  # noqa: F811
+    case = Result(tmp_path)
+    result = case.deliver()
+    with slicer_app.mrml.layout():
+        shown = Comparison(result.transformNode, result.volumeNode)
+        shown.open()
+        shown.setContent(comparison.CHECKERBOARD)
+        logic = layouts.sliceLogics(layouts.AFTER)[0]
+        board = slicer.mrmlScene.GetNodeByID(logic.GetSliceCompositeNode().GetForegroundVolumeID())
+        assert board.GetName() == "Checkerboard"
+        logic.GetSliceNode().JumpSliceByCentering(
+            *places(sampled(result.transformNode, case.fixed_node))[10, 12, 14]
+        )
+        logic.UpdateImageData()
+        producer = logic.GetImageDataConnection().GetProducer()
+        producer.Update()
+        picture = vtk_to_numpy(producer.GetOutput().GetPointData().GetScalars())[:, :3].astype(int)
+        assert np.ptp(picture, axis=1).max() == 0
+        assert 20 < picture.max() <= 255
+        assert len(np.unique(picture)) > 20
+        shown.close()
 
 
 def test_a_checkerboard_takes_its_squares_from_both():

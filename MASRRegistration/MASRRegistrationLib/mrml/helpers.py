@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import slicer
 
+from .colours import colourRange
+
 
 def helperVolume(name: str, array: np.ndarray, ijkToRas: np.ndarray, colours: Any = None) -> Any:
-    """A hidden scalar volume ``(D, H, W)``; with `colours` (a procedural node) shown by them over their whole range."""
+    """A hidden scalar volume ``(D, H, W)``, shown in grey from 0 to 255, or by `colours` (a procedural node) over their
+    whole range."""
     node = slicer.vtkMRMLScalarVolumeNode()
     node.SetName(name)
     hide(node)
@@ -20,11 +23,12 @@ def helperVolume(name: str, array: np.ndarray, ijkToRas: np.ndarray, colours: An
     hide(display)
     display = slicer.mrmlScene.AddNode(display)
     node.SetAndObserveDisplayNodeID(display.GetID())
-    if colours is not None:
-        from .colours import colourRange
-
+    display.SetAutoWindowLevel(False)
+    if colours is None:
+        display.SetDefaultColorMap()
+        display.SetWindowLevelMinMax(0, 255)
+    else:
         display.SetAndObserveColorNodeID(colours.GetID())
-        display.SetAutoWindowLevel(False)
         display.SetWindowLevelMinMax(*colourRange(colours))
     return node
 
