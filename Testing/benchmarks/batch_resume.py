@@ -78,9 +78,14 @@ def digest(folder: Path) -> str:
     for name in ("transform.h5", "inverse.h5"):
         composite = sitk.CompositeTransform(sitk.ReadTransform(str(folder / name)))
         for n in range(composite.GetNumberOfTransforms()):
-            part = composite.GetNthTransform(n)
+            part = composite.GetNthTransform(n).Downcast()
             found.update(np.asarray(part.GetFixedParameters()).tobytes())
-            found.update(np.asarray(part.GetParameters()).tobytes())
+            if isinstance(
+                part, sitk.DisplacementFieldTransform
+            ):  # its parameters as a tuple would take minutes
+                found.update(sitk.GetArrayFromImage(part.GetDisplacementField()).tobytes())
+            else:
+                found.update(np.asarray(part.GetParameters()).tobytes())
     for name in ("warped.nii.gz", "displacement.nrrd", "warped_labels.nii.gz", "overlap.json"):
         if (folder / name).exists():
             found.update((folder / name).read_bytes())
