@@ -40,6 +40,7 @@ class BatchTest(ModuleCase):
         self.batch = self.tabs.batch
         self.form = self.batch.ui
         self.form.manifestEdit.currentPath = self.form.outputEdit.currentPath = ""
+        self.form.keepGoingCheckBox.checked = False  # inside Slicer the widget is that of the test before
         self.addCleanup(self.batch.cleanup)
 
     def states(self):

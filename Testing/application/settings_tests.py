@@ -34,6 +34,10 @@ def addSegmentation(name, *segments):
 
 
 class SettingsTest(ModuleCase):
+    def setUp(self):
+        super().setUp()
+        self.advancedUi.presetNameEdit.text = ""  # inside Slicer the widget is that of the test before
+
     def widgetOf(self, name):
         """The widget of a parameter."""
         parts = (self.ui, self.advancedUi, self.tabs.result.ui, self.tabs.check.ui, self.tabs.landmarks.ui)
