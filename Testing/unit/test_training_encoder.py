@@ -1,6 +1,7 @@
 """Training: resumable to the bit, and it learns."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,25 @@ def test_contact_sheet(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli.app, ["train", "sheet", *options])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+def test_training_starts_from_a_model_of_the_same_architecture_only(tmp_path: Path) -> None:
+    first = Trainer(replace(TINY, seed=1), CPU)
+    write_weights(first, tmp_path / "first.safetensors")
+    second = Trainer(TINY, CPU)
+    second.start_from(safetensors.torch.load_file(tmp_path / "first.safetensors"))
+    for name, value in first.average.state_dict().items():
+        assert torch.equal(second.net.state_dict()[name], value.half().float()), name
+        assert torch.equal(second.average.state_dict()[name], value.half().float()), name
+    with pytest.raises(InputError, match="another width"):
+        Trainer(replace(TINY, width=3), CPU).start_from(first.net.state_dict())
+
+
+def test_a_model_to_start_from_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "bad.safetensors").write_text("nothing")
+    for name, message in ((str(tmp_path / "bad.safetensors"), "cannot be read"), ("none", "do not come")):
+        run = CliRunner().invoke(
+            cli.app, ["train", "encoder", "-o", str(tmp_path / "run"), "--from", name, "--maps", "1"]
+        )
+        assert run.exit_code in (2, 3)
+        assert message in run.stderr

@@ -1,7 +1,9 @@
 """What the losses must prefer."""
 
+import itertools
+
 import torch
-from masr_registration.training.losses import at, draw_places, info_nce, label_aware, window_loss
+from masr_registration.training.losses import at, draw_places, info_nce, label_aware, local_loss, window_loss
 from masr_registration.transforms.grid import identity
 from torch import Generator, Tensor
 from torch.nn import functional
@@ -86,3 +88,35 @@ def test_features_at_whole_places_are_themselves() -> None:
     features = _unit(4, 5, 6, 7)
     everywhere = identity((5, 6, 7)).flatten(1).T
     torch.testing.assert_close(at(features, everywhere), features.flatten(1).T)
+
+
+def test_local_loss_prefers_the_truth_to_any_other_place_nearby() -> None:
+    first = _unit(16, 20, 20, 20)
+    cells = torch.tensor([[8, 8, 8], [7, 9, 8], [10, 8, 7], [9, 9, 9]])
+    second = first.roll((-1, 0, 2), dims=(1, 2, 3))
+    losses = {
+        claimed: float(
+            local_loss(
+                first, second, cells, cells.flip(1) + torch.tensor(claimed), 0.05, Generator().manual_seed(0)
+            )
+        )
+        for claimed in itertools.product((-3.0, -2.0, -1.5, 0.0), (0.0, 1.0), (0.0, 1.0))
+    }
+    assert min(losses, key=losses.__getitem__) == (-2.0, 0.0, 1.0)
+
+
+def test_local_loss_between_cells_prefers_the_mean_of_the_neighbours() -> None:
+    """Features that say half this cell and half the next are right for a truth in between, and for no other."""
+    first = torch.zeros(2, 12, 12, 12)
+    first[0, 6, 6, 6] = first[1, 6, 6, 7] = 1.0
+    second = torch.zeros(2, 12, 12, 12)
+    second[:, 6, 6, 6] = 0.5**0.5
+    cells = torch.tensor([[6, 6, 6]])
+    losses = [
+        float(
+            local_loss(first, second, cells, torch.tensor([[x, 6.0, 6.0]]), 0.05, Generator().manual_seed(1))
+        )
+        for x in (5.8, 6.5, 7.2)
+    ]
+    assert losses[1] < min(losses[0], losses[2])
+    assert float(local_loss(first, second, cells, torch.full((1, 3), 0.2), 0.05, Generator())) == 0

@@ -13,8 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..errors import InputError, MasrError
+from ..representation.models import load
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.utils.data import Dataset
 
     from .pairs import Pair
@@ -49,6 +51,9 @@ def encoder(
         float, typer.Option(help="Share of the pairs from your images; 1 for them alone.", min=0, max=1)
     ] = 0.5,
     spacing: Annotated[float, typer.Option(help="To which your images are resampled, in mm.", min=0.1)] = 1.0,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Model (see masr models) or safetensors file to start from.")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Of the whole run.", min=1)] = 20_000,
     maps: Maps = 300,
     size: Size = 64,
@@ -79,6 +84,8 @@ def encoder(
         torch.set_num_threads(threads)
         recipe = Recipe(steps=steps, width=width, radii=radii, seed=seed, rate=rate)
         trainer = Trainer(recipe, distributed_device(device))
+        if start is not None:
+            trainer.start_from(_weights(start))
         pairs = _pairs(output, label_maps, images, image_share, spacing, maps, size, seed)
         with _bar(steps) as show:
             train(trainer, pairs, output, workers=workers, progress=show)
@@ -111,6 +118,19 @@ def sheet(
         for axis in axes.flat:
             axis.axis("off")
         figure.savefig(output, dpi=70, bbox_inches="tight")
+
+
+def _weights(name: str) -> dict[str, Tensor]:
+    """Of the shipped model of this name, or of a safetensors file."""
+    if Path(name).suffix != ".safetensors":
+        return load(name)[0].state_dict()
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(name)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"The weights {Path(name).name} cannot be read.") from error
 
 
 def _pairs(

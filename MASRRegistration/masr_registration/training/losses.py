@@ -2,8 +2,8 @@
 
 Features are unit-norm ``(C, D, H, W)``; places are voxel indices (i, j, k) of the first view's map.
 Sources: Mok et al., CVPR 2024 (anatomy-aware contrastive loss: InfoNCE over places of one image pair, inside the
-foreground); Khosla et al., NeurIPS 2020 (label-aware term). The window loss, on the cost volume that the convex solver
-minimises, is ours.
+foreground); Khosla et al., NeurIPS 2020 (label-aware term). Ours: the window loss, on the cost volume that the convex
+solver minimises, and the local loss, for the last cell that the optimiser must find.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ NEAR = 1.5
 """Cells within which another place is no negative."""
 SPREAD = 0.8
 """Deviation in cells of the target around the true place in a window."""
+LOCAL_RADIUS = 2
+"""Cells around the true place among which the local loss wants it found."""
 
 
 def draw_places(valid: Tensor, count: int, generator: Generator, local_radius: float = 6.0) -> Tensor:
@@ -99,6 +101,31 @@ def window_loss(
     share = functional.log_softmax(logits, dim=1)
     loss = -(target / mass.clamp_min(1e-6) * share).sum(dim=1)
     return loss[found].sum() / found.sum().clamp_min(1)
+
+
+def local_loss(
+    first: Tensor, second: Tensor, cells: Tensor, places: Tensor, temperature: float, generator: Generator
+) -> Tensor:
+    """Cross-entropy of single cells around the true place against the trilinear weights of the truth.
+
+    The mean of the target is the truth, so a preferred side costs. The cells are centred up to one beside the truth,
+    so that the middle is not the answer. Arguments as in `window_loss`.
+    """
+    shape = torch.tensor(first.shape[1:], device=cells.device)
+    truth = places.flip(1)
+    shift = torch.randint(-1, 2, truth.shape, generator=generator).to(truth)
+    middle = (truth + shift).round().long()
+    inner = ((middle >= LOCAL_RADIUS) & (middle < shape - LOCAL_RADIUS)).all(dim=1)
+    cells, truth, middle = cells[inner], truth[inner], middle[inner]
+    step = torch.arange(-LOCAL_RADIUS, LOCAL_RADIUS + 1, device=cells.device)
+    around = torch.stack(torch.meshgrid(step, step, step, indexing="ij"), dim=-1).reshape(-1, 3)
+    candidates = middle[:, None] + around
+    k, j, i = candidates.unbind(dim=2)
+    own = second[:, cells[:, 0], cells[:, 1], cells[:, 2]]
+    logits = torch.einsum("cn,cnl->nl", own, first[:, k, j, i]) / temperature
+    target = (1 - (candidates - truth[:, None]).abs()).clamp_min(0).prod(dim=2)
+    loss = -(target * functional.log_softmax(logits, dim=1)).sum(dim=1)
+    return loss.sum() / max(len(loss), 1)
 
 
 def _lattice(n: int, start: int) -> Tensor:

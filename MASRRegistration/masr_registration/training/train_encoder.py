@@ -11,7 +11,7 @@ import csv
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from ..device import resolve_device
 from ..errors import InputError
 from ..representation.masr_net import Features, MasrNet
-from .losses import at, draw_places, info_nce, label_aware, window_loss
+from .losses import at, draw_places, info_nce, label_aware, local_loss, window_loss
 from .pairs import Pair
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
-TERMS = ("fine", "window", "middle", "coarse", "label")
+TERMS = ("fine", "window", "middle", "coarse", "label", "local")
 Progress = Callable[[int, dict[str, float]], None]
 
 
@@ -58,7 +58,7 @@ class Recipe:
     window_temperature: float = 0.05
     window_radius: int = 10
     places: int = 768
-    weights: tuple[float, ...] = (1.0, 1.0, 0.3, 0.2, 0.05)
+    weights: tuple[float, ...] = (1.0, 1.0, 0.3, 0.2, 0.05, 0.5)
     bfloat16: bool = True
 
 
@@ -74,6 +74,14 @@ class Trainer:
             self.net.parameters(), lr=recipe.rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
         )
         self.model: nn.Module = self.net
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Begin with the weights of a model instead of random ones. `InputError` if it is of another architecture."""
+        try:
+            for network in (self.net, self.average):
+                network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise InputError("The model to start from is of another width or self-similarity.") from error
 
     def distribute(self) -> None:
         """Average the gradients over the processes that torchrun started."""
@@ -165,6 +173,7 @@ def loss_terms(features: Features, pair: Pair, recipe: Recipe, generator: Genera
         info_nce(*middle, recipe.temperature),
         info_nce(*coarse, recipe.temperature),
         label_aware(*coarse[:2], pair.labels[k, j, i][::3], 0.2),
+        local_loss(first, second, cells, places, recipe.window_temperature, generator),
     )
 
 
