@@ -19,6 +19,7 @@ from masr_registration.solver.kernels import (
     channels_last,
     compact,
     feature_difference,
+    local_correlation,
     pool_compact,
     self_compose,
     torch_backend,
@@ -234,3 +235,72 @@ print(torch.get_num_threads())
         [sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "1"
+
+
+def slow_correlation(fixed: torch.Tensor, moved: torch.Tensor, weight: torch.Tensor) -> float:
+    """The definition, window by window."""
+    total = weights = 0.0
+    for place in np.ndindex(*(n - 2 for n in fixed.shape)):
+        window = tuple(slice(n, n + 3) for n in place)
+        a, m = (x[window].numpy() for x in (fixed, moved))
+        covariance = ((a - a.mean()) * (m - m.mean())).mean()
+        w = float(weight[tuple(n + 1 for n in place)])
+        floor = torch_backend.VARIANCE_FLOOR
+        total += w * (1 - covariance**2 / ((a.var() + floor) * (m.var() + floor)))
+        weights += w
+    return total / (weights + 1e-12)
+
+
+def test_local_correlation_is_its_definition() -> None:
+    rng = np.random.default_rng(0)
+    fixed, moving, weight = (torch.from_numpy(rng.uniform(0, 1, (6, 7, 5))) for _ in range(3))
+    cost = local_correlation(
+        fixed, moving, identity((6, 7, 5)).double(), weight, torch.ones(6, 7, 5).double(), torch_backend
+    )
+    assert float(cost) == pytest.approx(slow_correlation(fixed, moving, weight), rel=1e-9)
+
+
+@given(shapes, shapes, st.integers(0, 2**31))
+@settings(max_examples=30, deadline=None)
+def test_gradient_of_the_local_correlation(fixed: Any, moving: Any, seed: int) -> None:
+    """Against automatic differentiation of nothing but the definition, and differences of the whole."""
+    own, other, position, weight, other_weight = problem(tuple(n + 2 for n in fixed), moving, 1, seed)
+    arguments = own[..., 0], other[..., 0], position.requires_grad_(), weight, other_weight, torch_backend
+    cost = local_correlation(*arguments)
+    (gradient,) = torch.autograd.grad(cost, position)
+    direction = torch.from_numpy(np.random.default_rng(seed).normal(size=position.shape))
+    step = 1e-6 * direction
+    moved = [
+        float(local_correlation(*arguments[:2], (position + s).detach(), *arguments[3:]))
+        for s in (step, -step)
+    ]
+    assert (moved[0] - moved[1]) / 2e-6 == pytest.approx(
+        float((gradient * direction).sum()), rel=1e-4, abs=1e-6
+    )
+
+
+@needs_numba
+@given(shapes, shapes, st.integers(0, 2**31))
+@settings(max_examples=60, deadline=None)
+def test_compiled_local_correlation(fixed: Any, moving: Any, seed: int) -> None:
+    own, other, position, weight, other_weight = problem(fixed, moving, 1, seed)
+    parts = own[..., 0], other[..., 0], position, weight, other_weight
+    cost, gradient = torch_backend.correlation_and_gradient(*parts)
+    found = numba_backend.correlation_and_gradient(*(p.float().contiguous() for p in parts))
+    torch.testing.assert_close(found[0].double(), cost, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found[1].double(), gradient, atol=2e-4, rtol=2e-3)
+
+
+def test_local_correlation_is_blind_to_linear_relations_and_sees_shifts() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = box(torch.rand(1, 16, 16, 16, generator=generator))[0]
+    ones, here = torch.ones(16, 16, 16), identity((16, 16, 16))
+    shifted = here + torch.tensor([1.0, 0, 0])[:, None, None, None]
+    inverted = 0.9 - 0.7 * image
+    same, other = (float(local_correlation(image, inverted, place, ones, ones)) for place in (here, shifted))
+    assert same < 0.2
+    assert other > 0.6
+    small = image[:2, :2, :2].contiguous()
+    assert (
+        float(local_correlation(small, image, here[:, :2, :2, :2], ones[:2, :2, :2].contiguous(), ones)) == 0
+    )

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..presets import Representation
 from ..transforms.grid import pool
-from ..volume import Geometry
 from . import models
-from .descriptor import Scan
 from .masr_net import FaithfulMasrNet
 from .models import WeightsError
 from .self_similarity import mind_ssc
@@ -71,10 +68,6 @@ class Encoder:
             return cls.of(representation, device), []
         except WeightsError as error:
             return cls(), [f"{error} The images were compared by MIND-SSC alone instead."]
-
-    def encode(self, scan: Scan, grid: Geometry, matrix: np.ndarray) -> Features:
-        """Features of `scan` at `grid`'s points moved by `matrix` (4x4, LPS mm); sides of `grid` are even."""
-        return self(scan.on(grid, matrix))
 
     def __call__(self, image: Tensor) -> Features:
         """Features of an image ``(D, H, W)`` in [0, 1] with even sides; the network first, which needs most memory."""

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..presets import Continuous
 from ..transforms.grid import box, bspline_controls, bspline_upsample, identity, pool, upsample_lattice, warp
 from ..transforms.velocity import exponential
-from .kernels import channels_last, feature_difference, pool_compact
+from .kernels import channels_last, feature_difference, local_correlation, pool_compact
 
 DATA_WEIGHT = 6.0
 LEARNING_RATE = 0.3
@@ -34,8 +34,11 @@ FADE_MM = 8.0
 INITIAL_ROUNDS = 4
 DSIR_SHARE = 1.0
 """Weight of the mean squared difference of the DSIR beside that of MIND-SSC."""
+CORRELATION_SHARE = 0.15
+"""Weight of the intensities' local correlation beside that of MIND-SSC, in the last level."""
 LATTICE = 2
 Tick = Callable[[float, dict[str, float]], None]
+Compare = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 Pull = Callable[[tuple[Tensor, Tensor]], Tensor]
 """Flows at the nodes, forward and backward, to a part of the loss."""
 
@@ -49,6 +52,7 @@ class Pair:
         fixed_dsir, moving_dsir: half-resolution features ``(C', D/2, H/2, W/2)``, if there are any.
         fixed_weight, moving_weight: ``(D, H, W)`` in [0, 1]: zero where an image shows nothing or is masked out.
         spacing_mm: of the isotropic working grid.
+        fixed_image, moving_image: intensities ``(D, H, W)`` in [0, 1].
         pull: what else acts on the velocity (landmarks), if anything.
     """
 
@@ -57,6 +61,8 @@ class Pair:
     fixed_weight: Tensor
     moving_weight: Tensor
     spacing_mm: float
+    fixed_image: Tensor
+    moving_image: Tensor
     fixed_dsir: Tensor | None = None
     moving_dsir: Tensor | None = None
     pull: Pull | None = None
@@ -181,7 +187,11 @@ def optimise(pair: Pair, velocity: Velocity, settings: Continuous, seed: int, ti
     for name in ("fixed", "moving"):
         features.append(channels_last(getattr(pair, name)))
         setattr(pair, name, features[-1].new_empty(0))
-    terms = [Term(velocity, features, full, stride=LATTICE)]
+    images = pair.fixed_image, pair.moving_image
+    terms = [
+        Term(velocity, features, full, stride=LATTICE),
+        Term(velocity, images, full, stride=LATTICE, share=CORRELATION_SHARE, compare=local_correlation),
+    ]
     if dsir:
         terms.append(Term(velocity, [channels_last(x) for x in dsir], half, share=DSIR_SHARE))
     _descend(
@@ -197,10 +207,11 @@ def optimise(pair: Pair, velocity: Velocity, settings: Continuous, seed: int, ti
 
 
 class Term:
-    """A part of the symmetric loss: features of one resolution, compared on every `stride`-th voxel.
+    """A part of the symmetric loss: both images at one resolution, compared on every `stride`-th voxel.
 
     Args:
-        features: of the fixed and of the moving image, channels last ``(D, H, W, C)``.
+        images: what `compare` takes of the fixed and of the moving one: channels-last features ``(D, H, W, C)`` or
+            intensities ``(D, H, W)``.
         weights: of both, ``(D, H, W)``.
         share: factor of this part.
     """
@@ -208,13 +219,15 @@ class Term:
     def __init__(
         self,
         velocity: Velocity,
-        features: Sequence[Tensor],
+        images: Sequence[Tensor],
         weights: Sequence[Tensor],
         *,
         stride: int = 1,
         share: float = 1.0,
+        compare: Compare = feature_difference,
     ) -> None:
-        self.fixed, self.moving = features
+        self.fixed, self.moving = images
+        self.compare = compare
         self.fixed_weight, self.moving_weight = (w.contiguous() for w in weights)
         self.stride, self.share = stride, share
         self.shape = tuple(weights[0].shape)
@@ -236,8 +249,8 @@ class Term:
             (flows[1], self.moving, self.fixed, self.moving_weight, self.fixed_weight),
         ):
             position = at + upsample_lattice(flow, (z, y, x)) * self.voxels_per_node
-            features, weight = own[k, j, i].contiguous(), own_weight[k, j, i].contiguous()
-            result = result + feature_difference(features, other, position, weight, other_weight)
+            seen, weight = own[k, j, i].contiguous(), own_weight[k, j, i].contiguous()
+            result = result + self.compare(seen, other, position, weight, other_weight)
         return result * self.share
 
 

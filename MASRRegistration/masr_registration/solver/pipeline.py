@@ -273,17 +273,14 @@ class _Run:
                 scan.known_on(self.grid, matrix) for scan, matrix in ((fixed, eye), (moving, self.matrix))
             ]
             self._tick("discrete", 0.0)
-            fixed_mind, fixed_dsir = self._features(fixed, eye)
-            self._tick("discrete", 0.05)
-            moving_mind, moving_dsir = self._features(moving, self.matrix)
-            self._tick("discrete", 0.1)
-            return instance.Pair(
-                fixed_mind, moving_mind, weights[0], weights[1], spacing, fixed_dsir, moving_dsir
-            )
-
-    def _features(self, scan: Scan, matrix: np.ndarray) -> tuple[Tensor, Tensor | None]:
-        features = self.encoder.encode(scan, self.grid, matrix)
-        return compact(features.mind), features.dsir
+            images = fixed.on(self.grid, eye), moving.on(self.grid, self.matrix)
+            minds, dsirs = [], []
+            for number, image in enumerate(images):
+                features = self.encoder(image)
+                minds.append(compact(features.mind))
+                dsirs.append(features.dsir)
+                self._tick("discrete", 0.05 * (number + 1))
+            return instance.Pair(*minds, weights[0], weights[1], spacing, *images, *dsirs)
 
     def discrete(self, pair: instance.Pair) -> instance.Velocity | None:
         """The coupled convex search, as a first velocity; None where the preset wants no deformation."""

@@ -97,6 +97,54 @@ def feature_difference(
     return result
 
 
+class _LocalCorrelation(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        position: Tensor,
+        fixed: Tensor,
+        moving: Tensor,
+        weight: Tensor,
+        moving_weight: Tensor,
+        backend: Any,
+    ) -> Tensor:
+        cost, gradient = backend.correlation_and_gradient(
+            fixed, moving, position.detach(), weight, moving_weight
+        )
+        ctx.save_for_backward(gradient)
+        return cost
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Any:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outer[0], None, None, None, None, None
+
+
+def local_correlation(
+    fixed: Tensor,
+    moving: Tensor,
+    position: Tensor,
+    weight: Tensor,
+    moving_weight: Tensor,
+    backend: Any = None,
+) -> Tensor:
+    """Weighted mean of 1 - r^2, r the correlation of both images over the 3^3 voxels around each fixed voxel.
+
+    Blind to any linear relation of the intensities in a neighbourhood, inversion included.
+
+    Args:
+        fixed: ``(D, H, W)`` in [0, 1]; windows that reach beyond it do not count.
+        moving: ``(D', H', W')`` in [0, 1].
+        position, weight, moving_weight: as in `feature_difference`.
+
+    Returns:
+        A scalar in [0, 1], differentiable in `position`, analytically.
+    """
+    chosen = backend or backend_for(position.device)
+    result: Tensor = _LocalCorrelation.apply(position, fixed, moving, weight, moving_weight, chosen)  # type: ignore[no-untyped-call]
+    return result
+
+
 class _SelfCompose(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, field: Tensor, backend: Any) -> Tensor:

@@ -8,7 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...compiled.boxes import box3
 from ...compiled.threads import use_torch_threads
+from .numba_correlation import correlation_and_gradient
+
+__all__ = [
+    "cheapest",
+    "correlation_and_gradient",
+    "cost_volume",
+    "difference_and_gradient",
+    "self_compose",
+    "self_compose_backward",
+]
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
@@ -193,37 +204,6 @@ def _cost_volume(fixed, padded, weight, padded_weight, unknown, radius, cost):  
                     cost[label, k, j, i] = mean * weight[k, j, i]
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
-def _box3_twice(cost):  # type: ignore[no-untyped-def]
-    labels, depth, height, width = cost.shape
-    third = np.float32(1 / 3)
-    for label in numba.prange(labels):
-        plane = cost[label]
-        for _ in range(2):
-            for k in range(depth):
-                for j in range(height):
-                    before = plane[k, j, 0]
-                    for i in range(width):
-                        here = plane[k, j, i]
-                        plane[k, j, i] = (before + here + plane[k, j, min(i + 1, width - 1)]) * third
-                        before = here
-            row = np.empty(width, np.float32)
-            for k in range(depth):
-                row[:] = plane[k, 0]
-                for j in range(height):
-                    for i in range(width):
-                        here = plane[k, j, i]
-                        plane[k, j, i] = (row[i] + here + plane[k, min(j + 1, height - 1), i]) * third
-                        row[i] = here
-            for j in range(height):
-                row[:] = plane[0, j]
-                for k in range(depth):
-                    for i in range(width):
-                        here = plane[k, j, i]
-                        plane[k, j, i] = (row[i] + here + plane[min(k + 1, depth - 1), j, i]) * third
-                        row[i] = here
-
-
 def cost_volume(
     fixed: Tensor, moving: Tensor, weight: Tensor, moving_weight: Tensor, unknown: float, radius: int
 ) -> Tensor:
@@ -236,7 +216,7 @@ def cost_volume(
     last = [x.permute(1, 2, 3, 0).contiguous().numpy() for x in (fixed, padded)]
     weights = [x.contiguous().numpy() for x in (weight, padded_weight[0])]
     _cost_volume(last[0], last[1], weights[0], weights[1], np.float32(unknown), radius, cost)
-    _box3_twice(cost)
+    box3(cost, 2)
     return torch.from_numpy(cost)
 
 

@@ -10,6 +10,9 @@ from torch.nn import functional
 
 from ...transforms.grid import box
 
+VARIANCE_FLOOR = 1e-4
+"""Added to the variances of a window: below a deviation of 1 % of the intensity range there is nothing to correlate."""
+
 
 def difference_and_gradient(
     fixed: Tensor,
@@ -24,6 +27,38 @@ def difference_and_gradient(
     Other arguments as in `kernels.feature_difference`.
     """
     fixed = fixed.to(position.dtype)
+    value, derivative, weight = _sampled(moving, position, weight, moving_weight)
+    difference = (value - fixed) * weight[..., None]
+    scale = unit**2 / (weight.sum().clamp_min(1e-12) * moving.shape[3])
+    cost = (difference * (value - fixed)).sum() * scale
+    gradient = torch.stack([(difference * d).sum(dim=-1) for d in derivative]) * (2 * scale)
+    return cost, gradient
+
+
+def correlation_and_gradient(
+    fixed: Tensor, moving: Tensor, position: Tensor, weight: Tensor, moving_weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Cost (scalar) and its gradient ``(3, D, H, W)``; arguments as in `kernels.local_correlation`."""
+    values, derivative, product = _sampled(moving[..., None], position, weight, moving_weight)
+    value, slope = values[..., 0], torch.stack(derivative)[..., 0]
+    inner = torch.zeros_like(product)
+    inner[1:-1, 1:-1, 1:-1] = 1
+    product = product * inner
+    mean_a, mean_m, aa, mm, am = box(torch.stack((fixed, value, fixed**2, value**2, fixed * value)))
+    own = (aa - mean_a**2).clamp_min(0) + VARIANCE_FLOOR
+    other = (mm - mean_m**2).clamp_min(0) + VARIANCE_FLOOR
+    covariance = am - mean_a * mean_m
+    squared = covariance**2 / (own * other)
+    p, q = 2 * product * covariance / (own * other), 2 * product * squared / other
+    p, q, rest = box(torch.stack((p, q, q * mean_m - p * mean_a)))
+    total = product.sum().clamp_min(1e-12)
+    return (product * (1 - squared)).sum() / total, slope * ((q * value - p * fixed - rest) / total)
+
+
+def _sampled(
+    moving: Tensor, position: Tensor, weight: Tensor, moving_weight: Tensor
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Values ``(D, H, W, C)`` at the positions, their slopes along (i, j, k), and the weights of both images."""
     shape = moving.shape[:3]
     channels = moving.shape[3]
     nearest = [(p + 0.5).floor() for p in position]
@@ -38,24 +73,20 @@ def difference_and_gradient(
         fraction.append(clamped - base)
         slope.append(((component >= 0) & (component <= n - 1)).to(position.dtype) * (1 if n > 1 else 0))
     flat = moving.reshape(-1, channels)
-    value = torch.zeros_like(fixed)
-    derivative = [torch.zeros_like(fixed) for _ in range(3)]
+    value = position.new_zeros(*weight.shape, channels)
+    derivative = [torch.zeros_like(value) for _ in range(3)]
     for corner in range(8):
         bits = [(corner >> axis) & 1 for axis in range(3)]
         i, j, k = (
             (low + bit).clamp(max=n - 1) for low, bit, n in zip(lower, bits, reversed(shape), strict=True)
         )
-        values = flat[((k * shape[1] + j) * shape[2] + i).reshape(-1)].reshape(fixed.shape).to(position.dtype)
+        values = flat[((k * shape[1] + j) * shape[2] + i).reshape(-1)].reshape(value.shape).to(position.dtype)
         weights = [f if bit else 1 - f for f, bit in zip(fraction, bits, strict=True)]
         value += values * (weights[0] * weights[1] * weights[2])[..., None]
         for axis in range(3):
             others = weights[(axis + 1) % 3] * weights[(axis + 2) % 3] * (1 if bits[axis] else -1)
             derivative[axis] += values * (others * slope[axis])[..., None]
-    difference = (value - fixed) * weight[..., None]
-    scale = unit**2 / (weight.sum().clamp_min(1e-12) * channels)
-    cost = (difference * (value - fixed)).sum() * scale
-    gradient = torch.stack([(difference * d).sum(dim=-1) for d in derivative]) * (2 * scale)
-    return cost, gradient
+    return value, derivative, weight
 
 
 def cost_volume(

@@ -1,0 +1,124 @@
+"""CPU backend of the local correlation: sample, correlate and differentiate, compiled by numba."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...compiled.boxes import box3
+from ...compiled.threads import use_torch_threads
+from .torch_backend import VARIANCE_FLOOR
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+def _sample(moving, position, weight, moving_weight, value, slope, product):  # type: ignore[no-untyped-def]
+    """Values and slopes of the moving image at the positions; weights times those of the nearest moving voxel."""
+    depth, height, width = weight.shape
+    top_k, top_j, top_i = moving.shape[0] - 1, moving.shape[1] - 1, moving.shape[2] - 1
+    for k in numba.prange(depth):
+        for j in range(height):
+            for i in range(width):
+                x, y, z = position[0, k, j, i], position[1, k, j, i], position[2, k, j, i]
+                near_x, near_y, near_z = (
+                    int(np.floor(x + 0.5)),
+                    int(np.floor(y + 0.5)),
+                    int(np.floor(z + 0.5)),
+                )
+                inner = 0 < k < depth - 1 and 0 < j < height - 1 and 0 < i < width - 1
+                if inner and 0 <= near_x <= top_i and 0 <= near_y <= top_j and 0 <= near_z <= top_k:
+                    product[k, j, i] = weight[k, j, i] * moving_weight[near_z, near_y, near_x]
+                else:
+                    product[k, j, i] = 0
+                slope_x = np.float32(1 if 0 <= x <= top_i and top_i > 0 else 0)
+                slope_y = np.float32(1 if 0 <= y <= top_j and top_j > 0 else 0)
+                slope_z = np.float32(1 if 0 <= z <= top_k and top_k > 0 else 0)
+                x = min(max(x, np.float32(0)), np.float32(top_i))
+                y = min(max(y, np.float32(0)), np.float32(top_j))
+                z = min(max(z, np.float32(0)), np.float32(top_k))
+                i0 = min(int(x), max(top_i - 1, 0))
+                j0 = min(int(y), max(top_j - 1, 0))
+                k0 = min(int(z), max(top_k - 1, 0))
+                i1, j1, k1 = min(i0 + 1, top_i), min(j0 + 1, top_j), min(k0 + 1, top_k)
+                a, b, c = np.float32(x - i0), np.float32(y - j0), np.float32(z - k0)
+                dx00 = moving[k0, j0, i1] - moving[k0, j0, i0]
+                dx01 = moving[k0, j1, i1] - moving[k0, j1, i0]
+                dx10 = moving[k1, j0, i1] - moving[k1, j0, i0]
+                dx11 = moving[k1, j1, i1] - moving[k1, j1, i0]
+                l00, l01 = moving[k0, j0, i0] + a * dx00, moving[k0, j1, i0] + a * dx01
+                l10, l11 = moving[k1, j0, i0] + a * dx10, moving[k1, j1, i0] + a * dx11
+                p0, p1 = l00 + b * (l01 - l00), l10 + b * (l11 - l10)
+                value[k, j, i] = p0 + c * (p1 - p0)
+                low, high = dx00 + b * (dx01 - dx00), dx10 + b * (dx11 - dx10)
+                slope[0, k, j, i] = slope_x * (low + c * (high - low))
+                slope[1, k, j, i] = slope_y * ((l01 - l00) + c * ((l11 - l10) - (l01 - l00)))
+                slope[2, k, j, i] = slope_z * (p1 - p0)
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+def _products(fixed, value, sums):  # type: ignore[no-untyped-def]
+    for k in numba.prange(fixed.shape[0]):
+        a, m = fixed[k], value[k]
+        sums[0, k], sums[1, k] = a, m
+        sums[2, k], sums[3, k], sums[4, k] = a * a, m * m, a * m
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+def _correlate(means, product, floor, parts, cost):  # type: ignore[no-untyped-def]
+    """Weighted 1 - correlation^2, and what of its derivative must be summed over the windows that hold a voxel."""
+    depth, height, width = product.shape
+    for k in numba.prange(depth):
+        total = 0.0
+        for j in range(height):
+            for i in range(width):
+                w, mean_a, mean_m = product[k, j, i], means[0, k, j, i], means[1, k, j, i]
+                own = max(means[2, k, j, i] - mean_a * mean_a, np.float32(0)) + floor
+                other = max(means[3, k, j, i] - mean_m * mean_m, np.float32(0)) + floor
+                ratio = (means[4, k, j, i] - mean_a * mean_m) / (own * other)
+                squared = ratio * (means[4, k, j, i] - mean_a * mean_m)
+                total += w * (1 - squared)
+                p, q = 2 * w * ratio, 2 * w * squared / other
+                parts[0, k, j, i], parts[1, k, j, i] = p, q
+                parts[2, k, j, i] = q * mean_m - p * mean_a
+        cost[k] = total
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+def _gradient(fixed, value, parts, scale, slope):  # type: ignore[no-untyped-def]
+    for k in numba.prange(fixed.shape[0]):
+        pull = (parts[1, k] * value[k] - parts[0, k] * fixed[k] - parts[2, k]) * scale
+        for axis in range(3):
+            slope[axis, k] *= pull
+
+
+def correlation_and_gradient(
+    fixed: Tensor, moving: Tensor, position: Tensor, weight: Tensor, moving_weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Cost (scalar) and its gradient ``(3, D, H, W)``; arguments as in `kernels.local_correlation`, on the CPU."""
+    use_torch_threads()
+    shape = fixed.shape
+    slope = torch.empty(3, *shape)
+    value, product = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    images = fixed.numpy(), moving.numpy()
+    _sample(
+        images[1],
+        position.contiguous().numpy(),
+        weight.numpy(),
+        moving_weight.numpy(),
+        value,
+        slope.numpy(),
+        product,
+    )
+    sums, parts, cost = (
+        np.empty((5, *shape), np.float32),
+        np.empty((3, *shape), np.float32),
+        np.zeros(shape[0]),
+    )
+    _products(images[0], value, sums)
+    box3(sums, 1)
+    _correlate(sums, product, np.float32(VARIANCE_FLOOR), parts, cost)
+    box3(parts, 1)
+    total = product.sum(dtype=np.float64) + 1e-12
+    _gradient(images[0], value, parts, np.float32(1 / total), slope.numpy())
+    return torch.tensor(cost.sum() / total, dtype=position.dtype), slope
