@@ -36,7 +36,7 @@ SETTINGS = Continuous(control_spacing_mm=8.0, iterations=(20, 24))
 
 def image(displacement: torch.Tensor, shade: str) -> torch.Tensor:
     places = (INDEX + displacement).movedim(0, -1).double().numpy() - 19.5
-    return torch.from_numpy(HEAD(places, shade)).float()
+    return torch.from_numpy(HEAD(places, shade)).float() / 1000
 
 
 def features(displacement: torch.Tensor, shade: str) -> torch.Tensor:
@@ -114,8 +114,10 @@ def test_the_loss_of_mind_alone_is_its_mean_squared_difference_both_ways() -> No
             weights[own][k, j, i].contiguous(),
             weights[other],
         )
-    assert torch.equal(Term(velocity, maps, weights, stride=2).loss(flows, offset), expected)
-    shared = Term(velocity, maps, weights, stride=2, share=0.25).loss(flows, offset)
+    term = Term(velocity, maps, weights, stride=2)
+    positions = term.positions(flows, offset)
+    assert torch.equal(term.loss(positions, offset), expected)
+    shared = Term(velocity, maps, weights, stride=2, share=0.25).loss(positions, offset)
     torch.testing.assert_close(shared, expected / 4)
 
 

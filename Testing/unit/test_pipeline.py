@@ -189,7 +189,7 @@ def test_a_deformable_start_is_part_of_the_result() -> None:
     kept = register(*pair(), GIVEN_ONLY, initial_transform=given, device="cpu")
     assert errors(kept.transform).max() < 0.3
     refined = register(*pair(), QUICK, initial_transform=given, device="cpu")
-    assert errors(refined.transform).mean() < 1.0
+    assert errors(refined.transform).mean() < 1.5  # half a voxel
     assert refined.transform.factors[0] is given.factors[0]
     assert refined.metrics["inverse_consistency_mean_mm"] < 0.05
     assert refined.metrics["similarity_after"] < 1.2 * refined.metrics["similarity_before"]

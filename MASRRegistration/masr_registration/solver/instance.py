@@ -234,24 +234,35 @@ class Term:
         self.voxels_per_node = velocity.step * self.shape[0] / velocity.working_shape[0]
         self.index = identity(self.shape, device=self.fixed.device)
 
-    def loss(self, flows: tuple[Tensor, Tensor], offset: Sequence[int]) -> Tensor:
-        """At the voxels `offset` + multiples of the stride; `flows` at the nodes lead to the moving image and back."""
-        k, j, i = (slice(o % self.stride, None, self.stride) for o in offset)
+    @property
+    def lattice(self) -> tuple[tuple[int, ...], int]:
+        """Terms of the same lattice compare at the same `positions`."""
+        return self.shape, self.stride
+
+    def positions(self, flows: tuple[Tensor, Tensor], offset: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Where the voxels `offset` + multiples of the stride lie in the other image, by `flows` at the nodes."""
+        k, j, i = self._every(offset)
         at = self.index[:, k, j, i]
         z, y, x = (
-            (torch.arange(o % self.stride, n, self.stride, device=at.device) + 0.5) / self.voxels_per_node
-            - 0.5
-            for o, n in zip(offset, self.shape, strict=True)
+            (torch.arange(o.start, n, self.stride, device=at.device) + 0.5) / self.voxels_per_node - 0.5
+            for o, n in zip((k, j, i), self.shape, strict=True)
         )
-        result = torch.zeros((), device=at.device)
-        for flow, own, other, own_weight, other_weight in (
-            (flows[0], self.fixed, self.moving, self.fixed_weight, self.moving_weight),
-            (flows[1], self.moving, self.fixed, self.moving_weight, self.fixed_weight),
+        forward, backward = (at + upsample_lattice(flow, (z, y, x)) * self.voxels_per_node for flow in flows)
+        return forward, backward
+
+    def loss(self, positions: tuple[Tensor, Tensor], offset: Sequence[int]) -> Tensor:
+        """The dissimilarity in both directions, at `positions` of the same `offset`."""
+        result = torch.zeros((), device=positions[0].device)
+        for position, own, other, own_weight, other_weight in (
+            (positions[0], self.fixed, self.moving, self.fixed_weight, self.moving_weight),
+            (positions[1], self.moving, self.fixed, self.moving_weight, self.fixed_weight),
         ):
-            position = at + upsample_lattice(flow, (z, y, x)) * self.voxels_per_node
-            seen, weight = own[k, j, i].contiguous(), own_weight[k, j, i].contiguous()
+            seen, weight = (x[self._every(offset)].contiguous() for x in (own, own_weight))
             result = result + self.compare(seen, other, position, weight, other_weight)
         return result * self.share
+
+    def _every(self, offset: Sequence[int]) -> tuple[slice, ...]:
+        return tuple(slice(o % self.stride, None, self.stride) for o in offset)
 
 
 def roughness(field: Tensor) -> Tensor:
@@ -291,8 +302,12 @@ def _descend(
             order = random.permutation(len(offsets))
         field = velocity.at_nodes()
         flows = exponential(field), exponential(-field)
-        parts = [term.loss(flows, offsets[order[number % len(offsets)]]) for term in terms]
-        data = torch.stack(parts).sum()
+        offset = offsets[order[number % len(offsets)]]
+        places = {
+            lattice: term.positions(flows, offset)
+            for lattice, term in {term.lattice: term for term in terms}.items()
+        }
+        data = torch.stack([term.loss(places[term.lattice], offset) for term in terms]).sum()
         penalty = settings.regularisation * roughness(field) + STEEP_WEIGHT * steepness(field)
         loss = DATA_WEIGHT * data + penalty
         if pull is not None:

@@ -274,13 +274,15 @@ class _Run:
             ]
             self._tick("discrete", 0.0)
             images = fixed.on(self.grid, eye), moving.on(self.grid, self.matrix)
-            minds, dsirs = [], []
+            features = []
             for number, image in enumerate(images):
-                features = self.encoder(image)
-                minds.append(compact(features.mind))
-                dsirs.append(features.dsir)
+                encoded = self.encoder(image)
+                features.append((compact(encoded.mind), encoded.dsir))
                 self._tick("discrete", 0.05 * (number + 1))
-            return instance.Pair(*minds, weights[0], weights[1], spacing, *images, *dsirs)
+            minds, dsirs = zip(*features, strict=True)
+            return instance.Pair(
+                minds[0], minds[1], weights[0], weights[1], spacing, images[0], images[1], dsirs[0], dsirs[1]
+            )
 
     def discrete(self, pair: instance.Pair) -> instance.Velocity | None:
         """The coupled convex search, as a first velocity; None where the preset wants no deformation."""

@@ -130,7 +130,8 @@ def local_correlation(
 ) -> Tensor:
     """Weighted mean of 1 - r^2, r the correlation of both images over the 3^3 voxels around each fixed voxel.
 
-    Blind to any linear relation of the intensities in a neighbourhood, inversion included.
+    Blind to any linear relation of the intensities in a neighbourhood, inversion included. Within a window each voxel
+    counts by its weight (Padfield, IEEE TIP 2012), and the window by its middle's weight and by how much is known.
 
     Args:
         fixed: ``(D, H, W)`` in [0, 1]; windows that reach beyond it do not count.

@@ -57,37 +57,48 @@ def _sample(moving, position, weight, moving_weight, value, slope, product):  # 
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
-def _products(fixed, value, sums):  # type: ignore[no-untyped-def]
+def _products(fixed, value, product, sums):  # type: ignore[no-untyped-def]
     for k in numba.prange(fixed.shape[0]):
-        a, m = fixed[k], value[k]
-        sums[0, k], sums[1, k] = a, m
-        sums[2, k], sums[3, k], sums[4, k] = a * a, m * m, a * m
+        w, a, m = product[k], fixed[k], value[k]
+        wa, wm = w * a, w * m
+        sums[0, k], sums[1, k], sums[2, k] = w, wa, wm
+        sums[3, k], sums[4, k], sums[5, k] = wa * a, wm * m, wa * m
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
-def _correlate(means, product, floor, parts, cost):  # type: ignore[no-untyped-def]
+def _correlate(sums, product, floor, parts, cost, total_weight):  # type: ignore[no-untyped-def]
     """Weighted 1 - correlation^2, and what of its derivative must be summed over the windows that hold a voxel."""
     depth, height, width = product.shape
     for k in numba.prange(depth):
-        total = 0.0
+        total, weights = 0.0, 0.0
         for j in range(height):
             for i in range(width):
-                w, mean_a, mean_m = product[k, j, i], means[0, k, j, i], means[1, k, j, i]
-                own = max(means[2, k, j, i] - mean_a * mean_a, np.float32(0)) + floor
-                other = max(means[3, k, j, i] - mean_m * mean_m, np.float32(0)) + floor
-                ratio = (means[4, k, j, i] - mean_a * mean_m) / (own * other)
-                squared = ratio * (means[4, k, j, i] - mean_a * mean_m)
+                known = sums[0, k, j, i]
+                w = product[k, j, i] * known
+                if w == 0:
+                    parts[0, k, j, i] = 0
+                    parts[1, k, j, i] = 0
+                    parts[2, k, j, i] = 0
+                    continue
+                mean_a, mean_m = sums[1, k, j, i] / known, sums[2, k, j, i] / known
+                own = max(sums[3, k, j, i] / known - mean_a * mean_a, np.float32(0)) + floor
+                other = max(sums[4, k, j, i] / known - mean_m * mean_m, np.float32(0)) + floor
+                covariance = sums[5, k, j, i] / known - mean_a * mean_m
+                ratio = covariance / (own * other)
+                squared = ratio * covariance
                 total += w * (1 - squared)
-                p, q = 2 * w * ratio, 2 * w * squared / other
+                weights += w
+                p, q = 2 * product[k, j, i] * ratio, 2 * product[k, j, i] * squared / other
                 parts[0, k, j, i], parts[1, k, j, i] = p, q
                 parts[2, k, j, i] = q * mean_m - p * mean_a
         cost[k] = total
+        total_weight[k] = weights
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
-def _gradient(fixed, value, parts, scale, slope):  # type: ignore[no-untyped-def]
+def _gradient(fixed, value, product, parts, scale, slope):  # type: ignore[no-untyped-def]
     for k in numba.prange(fixed.shape[0]):
-        pull = (parts[1, k] * value[k] - parts[0, k] * fixed[k] - parts[2, k]) * scale
+        pull = (parts[1, k] * value[k] - parts[0, k] * fixed[k] - parts[2, k]) * product[k] * scale
         for axis in range(3):
             slope[axis, k] *= pull
 
@@ -110,15 +121,12 @@ def correlation_and_gradient(
         slope.numpy(),
         product,
     )
-    sums, parts, cost = (
-        np.empty((5, *shape), np.float32),
-        np.empty((3, *shape), np.float32),
-        np.zeros(shape[0]),
-    )
-    _products(images[0], value, sums)
+    sums, parts = np.empty((6, *shape), np.float32), np.empty((3, *shape), np.float32)
+    cost, total = np.zeros(shape[0]), np.zeros(shape[0])
+    _products(images[0], value, product, sums)
     box3(sums, 1)
-    _correlate(sums, product, np.float32(VARIANCE_FLOOR), parts, cost)
+    _correlate(sums, product, np.float32(VARIANCE_FLOOR), parts, cost, total)
     box3(parts, 1)
-    total = product.sum(dtype=np.float64) + 1e-12
-    _gradient(images[0], value, parts, np.float32(1 / total), slope.numpy())
-    return torch.tensor(cost.sum() / total, dtype=position.dtype), slope
+    weight_sum = total.sum() + 1e-12
+    _gradient(images[0], value, product, parts, np.float32(1 / weight_sum), slope.numpy())
+    return torch.tensor(cost.sum() / weight_sum, dtype=position.dtype), slope

@@ -44,15 +44,18 @@ def correlation_and_gradient(
     inner = torch.zeros_like(product)
     inner[1:-1, 1:-1, 1:-1] = 1
     product = product * inner
-    mean_a, mean_m, aa, mm, am = box(torch.stack((fixed, value, fixed**2, value**2, fixed * value)))
+    parts = torch.ones_like(value), fixed, value, fixed**2, value**2, fixed * value
+    known, *means = box(product * torch.stack(parts))
+    mean_a, mean_m, aa, mm, am = (x / known.clamp_min(1e-12) for x in means)
     own = (aa - mean_a**2).clamp_min(0) + VARIANCE_FLOOR
     other = (mm - mean_m**2).clamp_min(0) + VARIANCE_FLOOR
     covariance = am - mean_a * mean_m
     squared = covariance**2 / (own * other)
     p, q = 2 * product * covariance / (own * other), 2 * product * squared / other
     p, q, rest = box(torch.stack((p, q, q * mean_m - p * mean_a)))
-    total = product.sum().clamp_min(1e-12)
-    return (product * (1 - squared)).sum() / total, slope * ((q * value - p * fixed - rest) / total)
+    weight = product * known
+    total = weight.sum().clamp_min(1e-12)
+    return (weight * (1 - squared)).sum() / total, slope * (product * (q * value - p * fixed - rest) / total)
 
 
 def _sampled(
