@@ -67,7 +67,7 @@ class Continuous:
     control_spacing_mm: float = _within(0.5, 100, default=4.0)
     regularisation: float = _within(0, 10_000, default=2.0)
     iterations: tuple[int, int] = _within(0, 10_000, default=(40, 60))
-    landmark_weight: float = _within(0, 10_000, default=20.0)
+    landmark_weight: float = _within(0, 10_000, default=60.0)
 
 
 @dataclass(frozen=True)

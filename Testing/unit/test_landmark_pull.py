@@ -28,7 +28,7 @@ BLIND = replace(
     BASE,
     linear=replace(BASE.linear, model="none"),
     discrete=replace(BASE.discrete, enabled=False),
-    continuous=replace(BASE.continuous, iterations=(30, 10)),
+    continuous=replace(BASE.continuous, iterations=(30, 0)),
 )
 """Too short-sighted to find the bend by itself."""
 
