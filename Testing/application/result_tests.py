@@ -6,6 +6,7 @@ from unittest import mock
 import numpy as np
 import slicer
 from application.module_case import CORNERS, SHIFT_RAS, ModuleCase, shiftError
+from masr_registration.presets import Preset
 
 
 class ResultTest(ModuleCase):
@@ -87,6 +88,35 @@ class ResultTest(ModuleCase):
         self.resultUi.copyButton.click()
         self.assertEqual(slicer.app.clipboard().text(), text)
         self.assertRegex(self.resultUi.verdictLabel.text, "^(Plausible|Doubtful|Failed)")
+
+    def test_a_run_can_be_repeated_from_what_is_kept(self):
+        fixed, moving, _points = self.registered()
+        first = self.parameters.outputTransform
+        made = json.loads(first.GetAttribute("MASR.Result"))["provenance"]
+        preset = Preset.from_json(json.dumps({"masr_preset": 1, **made["preset"]}))
+        options = {name: made[name] for name in ("seed", "threads", "device")}
+        again = self.widget.logic.register(fixed, moving, preset, **options)
+        self.assertIsNot(again.transformNode, first)
+        np.testing.assert_array_equal(
+            *(slicer.util.arrayFromTransformMatrix(node) for node in (first, again.transformNode))
+        )
+        repeated = json.loads(again.transformNode.GetAttribute("MASR.Result"))["provenance"]
+        for volume in ("fixed", "moving"):
+            self.assertEqual(repeated[volume]["sha256"], made[volume]["sha256"])
+
+    def test_a_modified_preset_is_called_so(self):
+        self.choosePair()
+        self.chooseInstantPreset()
+        self.parameters.preset = "general"
+        for name, value in (
+            ("linearModel", "none"),
+            ("discreteEnabled", False),
+            ("continuousEnabled", False),
+        ):
+            setattr(self.parameters, name, value)
+        self.register()
+        self.assertEqual(self.errors, [])
+        self.assertIn("Preset: general (modified)", self.resultUi.provenanceEdit.toPlainText())
 
     def test_apply_to_points(self):
         _fixed, moving, points = self.registered()

@@ -165,10 +165,12 @@ class SettingsTest(ModuleCase):
         self.enter("workingSpacing", 4.0)
         self.enter("linearModel", "none")
         self.assertEqual(self.advancedUi.modifiedLabel.text, "Modified.")
+        self.assertIn("Modified under Advanced.", self.ui.presetLabel.text)
         preset = self.panel.advanced.preset()
         self.assertEqual((preset.working_spacing_mm, preset.linear.model), (4.0, "none"))
         self.advancedUi.resetButton.click()
         self.assertEqual(self.advancedUi.modifiedLabel.text, "As in the preset.")
+        self.assertNotIn("Modified", self.ui.presetLabel.text)
         self.assertEqual(self.panel.advanced.preset(), presets.load("general"))
         self.assertEqual(self.shown("workingSpacing"), presets.load("general").working_spacing_mm)
 

@@ -61,11 +61,14 @@ class AdvancedPanel(Tab):
         self._listPresets(name)
         try:
             base: Preset | None = self._base()
-            self._label.text = f"{base.description} {self._expectation()}".strip()
+            changed = settings.modified(self.parameters, base)
+            note = _("Modified under Advanced.") if changed else ""
+            self._label.text = " ".join(
+                text for text in (base.description, note, self._expectation()) if text
+            )
         except InputError as error:
-            base = None
+            base, changed = None, []
             self._label.text = str(error)
-        changed = [] if base is None else settings.modified(self.parameters, base)
         ui.modifiedLabel.text = _("Modified.") if changed else _("As in the preset.")
         ui.resetButton.enabled = bool(changed)
         ui.saveButton.enabled = base is not None and bool(ui.presetNameEdit.text.strip())
