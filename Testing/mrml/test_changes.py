@@ -81,6 +81,19 @@ def test_what_the_user_put_under_the_result_returns_too(tmp_path):
     assert new.GetParentTransformNode() is None
 
 
+def test_what_the_user_deleted_meanwhile_is_no_obstacle(tmp_path):
+    case = Result(tmp_path)
+    points = points_node((1, 2, 3))
+    result = case.deliver()
+    apply(result, points)
+    for node in (createInverse(result.transformNode), result.volumeNode, points.GetParentTransformNode()):
+        slicer.mrmlScene.RemoveNode(node)
+    assert None not in ChangeRecord.of(result.transformNode).createdNodes()
+    revert(result.transformNode)
+    assert not slicer.mrmlScene.IsNodePresent(result.transformNode)
+    assert points.GetParentTransformNode() is None
+
+
 def test_what_the_user_moved_elsewhere_stays_there(tmp_path):
     case = Result(tmp_path)
     result = case.deliver()
