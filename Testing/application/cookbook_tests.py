@@ -38,6 +38,9 @@ class CookbookTest(ModuleCase):
         self.addCleanup(load.stop)
         here = Path.cwd()
         os.chdir(self.folder)
+        slicer.mrmlScene.SetRootDirectory(
+            str(self.folder)
+        )  # another once a scene was saved: relative names lead there
         self.addCleanup(os.chdir, here)
         self.fixed, self.moving = addPair()
 

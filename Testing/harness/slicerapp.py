@@ -164,6 +164,9 @@ class Harness:
         sys.excepthook = signals.record_error
         slicer.mrmlScene = self.app.mrmlScene()
         slicer.mrmlScene.Clear(False)
+        slicer.mrmlScene.SetRootDirectory(
+            ""
+        )  # saving a scene sets it, and relative file names are meant from there
         self.slot_errors.clear()
         self.messages.clear()
 
