@@ -3,10 +3,11 @@
 ``v`` is a cubic B-spline. The loss compares the fixed features with the moving ones under exp(v), and the moving
 features with the fixed ones under exp(-v), so that neither image is preferred and the inverse comes for free. The last
 level reads full-resolution features on a lattice of every second voxel whose offset changes from step to step: the
-detail of full resolution for an eighth of its cost.
+detail of full resolution for an eighth of its cost. There the intensities count too, by their local correlation, which
+finds edges that the self-similarities blur.
 
-Sources: Arsigny et al. 2006 (log-Euclidean diffeomorphisms); Avants et al. 2008 (symmetric formulation); Rueckert et
-al. 1999 (B-splines); Siebert et al. 2021 (instance optimisation on MIND-SSC).
+Sources: Arsigny et al. 2006 (log-Euclidean diffeomorphisms); Avants et al. 2008 (symmetric formulation, local
+correlation); Rueckert et al. 1999 (B-splines); Siebert et al. 2021 (instance optimisation on MIND-SSC).
 """
 
 from __future__ import annotations
