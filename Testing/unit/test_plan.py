@@ -179,13 +179,13 @@ def describe(result, grid):
 """
 
 
-def child(source: str, threads: int = 1) -> Any:
-    """What a fresh process prints as JSON."""
+def child(source: str, threads: int = 1, **variables: str) -> Any:
+    """What a fresh process with these environment variables prints as JSON."""
     here = Path(__file__).parent
     paths = [environment()["PYTHONPATH"], str(here), str(here.parent)]
-    variables = environment(PYTHONPATH=":".join(paths), OMP_NUM_THREADS=str(threads))
+    surroundings = environment(PYTHONPATH=":".join(paths), OMP_NUM_THREADS=str(threads), **variables)
     done = subprocess.run(
-        [sys.executable, "-c", CHILD + source, str(threads)], env=variables, capture_output=True, text=True
+        [sys.executable, "-c", CHILD + source, str(threads)], env=surroundings, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -194,9 +194,10 @@ def child(source: str, threads: int = 1) -> Any:
 @linux
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
-def test_fresh_processes_give_the_same_bits(threads: int) -> None:
+def test_fresh_processes_give_the_same_bits(threads: int, tmp_path: Path) -> None:
+    """With kernels that have just been compiled, and with the same kernels from the cache."""
     source = "print(json.dumps(describe(register(*pair(), QUICK, device='cpu'), GRID)))"
-    first, second = child(source, threads), child(source, threads)
+    first, second = (child(source, threads, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
     assert first == second
     assert first["plan"]["threads"] == threads
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from .options import FAST_MATH
 
-@numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+
+@numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
 def box3(images, repeats):  # type: ignore[no-untyped-def]
     """Mean over cubes of 3 voxels in place, `repeats` times, edges repeated: float32 ``(N, D, H, W)``."""
     count, depth, height, width = images.shape

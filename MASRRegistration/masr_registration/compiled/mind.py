@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .options import FAST_MATH
 from .threads import use_torch_threads
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+@numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
 def _distances(padded, first, second, patch, result):  # type: ignore[no-untyped-def]
     """Patch means of squared differences of two shifted copies, for every pair: ``result`` ``(P, D, H, W)``."""
     pairs, depth, height, width = result.shape
@@ -40,7 +41,7 @@ def _distances(padded, first, second, patch, result):  # type: ignore[no-untyped
                 result[pair, k, j, i] = total * scale
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+@numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
 def _subtract_minimum(distances, variance):  # type: ignore[no-untyped-def]
     pairs, depth, height, width = distances.shape
     for k in numba.prange(depth):
@@ -55,7 +56,7 @@ def _subtract_minimum(distances, variance):  # type: ignore[no-untyped-def]
                 variance[k, j, i] = total / np.float32(pairs) - low
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+@numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
 def _exponentials(distances, variance, floor, ceiling):  # type: ignore[no-untyped-def]
     pairs, depth, height, width = distances.shape
     for k in numba.prange(depth):

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .options import FAST_MATH
 from .threads import use_torch_threads
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+@numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
 def _sample(image, index, zeros, result):  # type: ignore[no-untyped-def]
     channels, depth, height, width = image.shape
     for n in numba.prange(index.shape[1]):
@@ -36,7 +37,7 @@ def _sample(image, index, zeros, result):  # type: ignore[no-untyped-def]
             result[c, n] = low + e * (high - low)
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+@numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
 def _displace(points, matrix, field, result):  # type: ignore[no-untyped-def]
     _, depth, height, width = field.shape
     for n in numba.prange(points.shape[0]):

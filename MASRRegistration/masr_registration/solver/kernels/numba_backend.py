@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...compiled.boxes import box3
+from ...compiled.options import FAST_MATH
 from ...compiled.threads import use_torch_threads
 from .numba_correlation import correlation_and_gradient
 
@@ -22,7 +23,7 @@ __all__ = [
 ]
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+@numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
 def _difference_and_gradient(fixed, moving, position, weight, moving_weight, gradient, cost, total_weight):  # type: ignore[no-untyped-def]
     depth, height, width, channels = fixed.shape
     top_k, top_j, top_i = moving.shape[0] - 1, moving.shape[1] - 1, moving.shape[2] - 1
@@ -118,7 +119,7 @@ def difference_and_gradient(
     return torch.tensor(cost.sum() * scale, dtype=position.dtype), gradient.mul_(2 * scale)
 
 
-@numba.njit(fastmath=True, cache=True, nogil=True)
+@numba.njit(fastmath=FAST_MATH, cache=True, nogil=True)
 def _self_compose(field, result):  # type: ignore[no-untyped-def]
     _, depth, height, width = field.shape
     for k in range(depth):
@@ -136,7 +137,7 @@ def _self_compose(field, result):  # type: ignore[no-untyped-def]
                     result[n, k, j, i] = field[n, k, j, i] + value
 
 
-@numba.njit(fastmath=True, cache=True, nogil=True)
+@numba.njit(fastmath=FAST_MATH, cache=True, nogil=True)
 def _self_compose_backward(field, outer, result):  # type: ignore[no-untyped-def]
     _, depth, height, width = field.shape
     for k in range(depth):
@@ -161,7 +162,7 @@ def _self_compose_backward(field, outer, result):  # type: ignore[no-untyped-def
                 result[2, k, j, i] += outer[2, k, j, i] + slope_c * gz
 
 
-@numba.njit(fastmath=True, cache=True, inline="always")
+@numba.njit(fastmath=FAST_MATH, cache=True, inline="always")
 def _cell(index, displacement, n):  # type: ignore[no-untyped-def]
     """Lower neighbour, fraction and slope (0 where clamped to the edge) of a displaced index; n >= 2."""
     x = np.float32(index) + displacement
@@ -185,7 +186,7 @@ def self_compose_backward(field: Tensor, outer: Tensor) -> Tensor:
     return result
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+@numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
 def _cost_volume(fixed, padded, weight, padded_weight, unknown, radius, cost):  # type: ignore[no-untyped-def]
     depth, height, width, channels = fixed.shape
     side = 2 * radius + 1
@@ -220,7 +221,7 @@ def cost_volume(
     return torch.from_numpy(cost)
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+@numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
 def _cheapest(cost, field, strength, radius, result):  # type: ignore[no-untyped-def]
     labels, depth, height, width = cost.shape
     side = 2 * radius + 1

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from ...compiled.boxes import box3
+from ...compiled.options import FAST_MATH
 from ...compiled.threads import use_torch_threads
 from .torch_backend import VARIANCE_FLOOR
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+@numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
 def _sample(moving, position, weight, moving_weight, value, slope, product):  # type: ignore[no-untyped-def]
     """Values and slopes of the moving image at the positions; weights times those of the nearest moving voxel."""
     depth, height, width = weight.shape
@@ -56,7 +57,7 @@ def _sample(moving, position, weight, moving_weight, value, slope, product):  # 
                 slope[2, k, j, i] = slope_z * (p1 - p0)
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+@numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
 def _products(fixed, value, product, sums):  # type: ignore[no-untyped-def]
     for k in numba.prange(fixed.shape[0]):
         w, a, m = product[k], fixed[k], value[k]
@@ -65,7 +66,7 @@ def _products(fixed, value, product, sums):  # type: ignore[no-untyped-def]
         sums[3, k], sums[4, k], sums[5, k] = wa * a, wm * m, wa * m
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+@numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
 def _correlate(sums, product, floor, parts, cost, total_weight):  # type: ignore[no-untyped-def]
     """Weighted 1 - correlation^2, and what of its derivative must be summed over the windows that hold a voxel."""
     depth, height, width = product.shape
@@ -95,7 +96,7 @@ def _correlate(sums, product, floor, parts, cost, total_weight):  # type: ignore
         total_weight[k] = weights
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+@numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
 def _gradient(fixed, value, product, parts, scale, slope):  # type: ignore[no-untyped-def]
     for k in numba.prange(fixed.shape[0]):
         pull = (parts[1, k] * value[k] - parts[0, k] * fixed[k] - parts[2, k]) * product[k] * scale
