@@ -133,11 +133,7 @@ def register(data: Mapping[str, Any], context: Context) -> Result:
 
 
 def rehearse(data: Mapping[str, Any], context: Context) -> Result:
-    """Compile everything, so that later processes load it, and tell what the machine has.
-
-    A kernel that has just been compiled and the same one loaded from the cache differ in the last bits of their
-    results; where all cases load, all are alike.
-    """
+    """Compile everything once, so that later processes load it, and tell what the machine has."""
     from .rehearsal import rehearse as play
 
     return Result({}, play(data["presets"], data["device"], context.check), [], {}, {}, {})
