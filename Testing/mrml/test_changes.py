@@ -201,3 +201,18 @@ def test_revert_after_saving_and_reopening(tmp_path, replaced):
     assert not [
         n for n in slicer.util.getNodesByClass("vtkMRMLScriptedModuleNode") if "changes" in n.GetName()
     ]
+
+
+def test_points_that_were_moved_after_the_run_return_to_their_own_transform(tmp_path):
+    result = Result(tmp_path).deliver()
+    later = points_node((1, 2, 3))
+    own = add_linear(turn(9, (0, 0, 1)), later, name="Own")
+    freed = points_node((4, 5, 6))
+    other = add_linear(turn(5, (1, 0, 0)), freed, name="Other")
+    apply(result, later, freed)
+    freed.SetAndObserveTransformNodeID(None)
+    apply(result, freed)
+    revert(result.transformNode)
+    assert later.GetParentTransformNode() is own
+    assert freed.GetParentTransformNode() is None
+    assert slicer.mrmlScene.IsNodePresent(other)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import slicer
-from masr_registration import presets
 from masr_registration.errors import MasrError
 from masr_registration.matching.features import FeaturePair
 from masr_registration.worker import client
@@ -16,6 +15,7 @@ from masr_registration.worker.messages import Message, Progress, Request
 
 from ..mrml.inputs import InputVolume, checkRequest
 from ..mrml.matching import Matcher
+from . import dependencies, preset_library
 from .process import WorkerProcess
 
 
@@ -31,8 +31,10 @@ class FeatureJob:
         onProgress: Callable[[float], None],
         onEnd: Callable[[Matcher | None, MasrError | None], None],
     ) -> None:
-        """Starts it. Raises `InputError`, `ResourceError`."""
+        """Starts it. Raises `InputError`, `ResourceError`, `CancelledError` (packages are missing and unwanted)."""
         checkRequest(fixedNode, movingNode)
+        preset = preset_library.load(presetName)
+        dependencies.ensure()
         self._volumes = InputVolume.of(fixedNode), InputVolume.of(movingNode)
         self._onProgress, self._onEnd = onProgress, onEnd
         self._folder = JobFolder.create()
@@ -44,7 +46,7 @@ class FeatureJob:
                 fixed=str(files[0]),
                 moving=str(files[1]),
                 output=str(self._folder.path / "output"),
-                preset=json.loads(presets.load(presetName).to_json()),
+                preset=json.loads(preset.to_json()),
                 features_only=True,
             )
             self._process = WorkerProcess(request, self._onMessage, lambda line: None, self._onOutcome)

@@ -83,8 +83,7 @@ class LandmarksTab(Tab):
         else:
             self._observe(parameters.fixedLandmarks, parameters.movingLandmarks, parameters.movingVolume)
             landmarks.follow(parameters.movingLandmarks, parameters.movingVolume)
-            if self.matcher and not self.matcher.belongsTo(parameters.fixedVolume, parameters.movingVolume):
-                self.matcher = None
+            self._use(self.matcher)
         self.update()
 
     def resultArrived(self, result: RegistrationResult) -> None:
@@ -97,7 +96,7 @@ class LandmarksTab(Tab):
                 self.matcher = None
             else:
                 toWorld = np.array(stored["scene"]["moving"]["parentToWorld"])
-                self.matcher = Matcher(pair, *nodes, toWorld)
+                self._use(Matcher(pair, *nodes, toWorld))
         self.update()
 
     def resultReverted(self) -> None:
@@ -110,6 +109,12 @@ class LandmarksTab(Tab):
             self._job = None
         self._observe()
         self._views.close()
+
+    def _use(self, matcher: Matcher | None) -> None:
+        """Suggest by `matcher`, unless other volumes have been chosen since its features were asked for."""
+        parameters = self.parameters
+        fits = matcher and parameters and matcher.belongsTo(parameters.fixedVolume, parameters.movingVolume)
+        self.matcher = matcher if fits else None
 
     @property
     def transformNode(self) -> Any:
@@ -132,7 +137,8 @@ class LandmarksTab(Tab):
             self.ui.suggestionLabel.text = text.format(percent=int(100 * fraction))
 
         def onEnd(matcher: Matcher | None, error: MasrError | None) -> None:
-            self._job, self.matcher = None, matcher
+            self._job = None
+            self._use(matcher)
             self.ui.suggestionLabel.text = ""
             self.update()
             if error is not None:

@@ -109,6 +109,8 @@ class Application:
         matrix, parent = self._ownToMoving(node), self.transformNode
         if node.GetParentTransformNode() in (parent, *_children(parent)):
             return
+        if self._record is not None:
+            self._record.willMove(node)
         if not np.allclose(matrix, np.eye(4), atol=SAME_PLACE):
             name = _("{name} before registration").format(name=node.GetName())
             parent = createOutput(self._record, "vtkMRMLLinearTransformNode", name)

@@ -57,6 +57,21 @@ class ChangeRecord:
         """`node` was not there before."""
         self._node.AddNodeReferenceID(_CREATED, node.GetID())
 
+    def willMove(self, node: Any) -> None:
+        """`node` is about to be put under the result: reverting puts it back where it is now.
+
+        It may have come into the scene, or under another transform, after the registration.
+        """
+        for role in self._roles(_CHILD):
+            if self._node.GetNodeReference(role) is node:
+                self._node.SetNodeReferenceID(role, None)
+        parent = node.GetParentTransformNode()
+        if parent is not None:
+            numbers = [int(role.rpartition(".")[2]) for role in self._roles(_CHILD)]
+            number = max(numbers, default=-1) + 1
+            self._node.SetNodeReferenceID(f"{_CHILD}.{number}", node.GetID())
+            self._node.SetNodeReferenceID(f"{_PARENT}.{number}", parent.GetID())
+
     def willReplace(self, node: Any) -> None:
         """The content of `node` is about to be replaced: keep it. Earlier content that is still kept is given up."""
         earlier = ChangeRecord.of(node)
