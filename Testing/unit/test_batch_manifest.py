@@ -111,7 +111,7 @@ def test_all_faults_are_told_at_once(folder: Path) -> None:
     assert told["column"] == 'There is no column "nonsense".'
     assert told["empty"] == "The moving image is missing."
     assert "true needs landmarks" in told["pull"]
-    assert "This id is also" in told["GOOD"]
+    assert "is also that of line 11" in told["line 12"]
     message = str(manifest.FaultsError(made.faults))
     assert message.startswith("The manifest has 10 faults:")
     assert all(fault.sentence in message for fault in made.faults)

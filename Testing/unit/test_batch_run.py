@@ -74,11 +74,27 @@ def test_nothing_runs_before_all_faults_are_gone(studies: Studies) -> None:
     assert (studies.study.failure("d") or {})["message"].count("does not exist") == 2
 
 
+def test_a_second_row_of_an_id_is_a_failure_of_its_own(studies: Studies) -> None:
+    path = studies.write(a="good")
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps([*rows, {**rows[0], "fixed": "x" * 5000}]))
+    with studies.opened(keep_going=True) as run:
+        assert run.forecast.to_run == 1
+    for resume in (False, True):
+        summary = studies.run(keep_going=True, resume=resume)
+        assert (summary.done, summary.failed) == (1, 1)
+    assert studies.study.failure("a") is None
+    message = (studies.study.failure("case 2") or {})["message"]
+    assert "also that of case 1" in message
+    assert "does not exist" in message
+
+
 def test_a_dry_run_fixes_the_plans_and_predicts(studies: Studies) -> None:
     studies.write(a="good", b="good", c="good")
     with studies.opened(dry_run=True) as run:
         forecast = run.forecast
     assert studies.pids() == {}
+    assert (forecast.to_run, forecast.done) == (3, 0)
     assert forecast.seconds == pytest.approx(1.5 * (2.0 + 5.0))
     assert forecast.memory_mb == 1000
     assert forecast.disk_mb > 0

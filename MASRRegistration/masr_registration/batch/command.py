@@ -259,9 +259,8 @@ class _Display:
         if self._events:
             print(event_lines.line(event_lines.of_forecast(forecast)), flush=True)
             return
-        todo = forecast.cases - forecast.done - len({fault.case for fault in forecast.faults})
         lines = [
-            f"Cases: {todo} to run, {forecast.done} done, {len(forecast.faults)} faults",
+            f"Cases: {forecast.to_run} to run, {forecast.done} done, {len(forecast.faults)} faults",
             f"At once: {forecast.jobs}, with {forecast.threads} threads each, on {forecast.device or 'no device'}",
             f"Time: roughly {duration(forecast.seconds)}",
             f"Memory: about {forecast.memory_mb:.0f} MB",

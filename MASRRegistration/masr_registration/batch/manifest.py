@@ -115,7 +115,8 @@ def read(path: Path, preset: str = "general", seed: int = 0) -> Manifest:
     for place, row in rows:
         case, faults = _case(row, path.absolute().parent, place, preset, seed)
         if case is not None and case.id.lower() in seen:
-            faults = [*faults, Fault(case.id, f"This id is also that of {seen[case.id.lower()]}.")]
+            twice = f'The id "{case.id}" is also that of {seen[case.id.lower()]}.'
+            faults = [Fault(place, sentence) for sentence in (twice, *(f.sentence for f in faults))]
         if case is not None:
             seen.setdefault(case.id.lower(), place)
         manifest.faults += faults
@@ -217,7 +218,7 @@ def _case(
             problems.append(f"The {what} must be a path.")
         elif value is not None and "\0" not in value:
             files[column] = str(folder / value)
-            if not Path(files[column]).exists():
+            if not _exists(Path(files[column])):
                 problems.append(f'The {what} "{Path(value).name}" does not exist.')
         elif value is not None:
             problems.append(f"The path of the {what} is not valid.")
@@ -237,13 +238,21 @@ def _case(
     return Case(identity, files, made, seed, bool(pulled)), [Fault(identity, problem) for problem in problems]
 
 
+def _exists(path: Path) -> bool:
+    """Also where the path is too long for the system."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def _preset(row: Mapping[str, Any], default: str, folder: Path) -> Preset:
     """The row's preset with its representation and its settings, e.g. a column `continuous.regularisation`."""
     name = row.get("preset", default)
     if not isinstance(name, str):
         raise InputError("The preset must be a name or a file.")
     beside = folder / name
-    preset = presets.load(beside if name.endswith(".json") and beside.exists() else name)
+    preset = presets.load(beside if name.endswith(".json") and _exists(beside) else name)
     if "representation" in row:
         preset = preset.with_representation(row["representation"])
     settings = {k: v for k, v in row.items() if k not in {"id", *FILES, *OPTIONS}}

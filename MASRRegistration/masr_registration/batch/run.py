@@ -66,6 +66,7 @@ class Forecast:
 
     cases: int = 0
     done: int = 0
+    to_run: int = 0
     faults: list[Fault] = field(default_factory=list)
     jobs: int = 1
     threads: int = 1
@@ -231,6 +232,7 @@ class Run:
             self.forecast.device = conditions.device
         if faults and not self.settings.keep_going:
             raise FaultsError(faults)
+        self.forecast.to_run = len(sound)
         self._planned = {case.id: known[case.id] for case in sound}
         versions = conditions.versions if conditions else {}
         tasks = [self._task(c, threads, {"plan": known[c.id].plan}, versions, known[c.id]) for c in sound]
