@@ -237,13 +237,13 @@ def test_a_sequence_moves_with_what_shows_it(tmp_path):
         apply(result, sequence)
     browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode")
     browser.AddSynchronizedSequenceNode(sequence)
-    slicer.modules.sequences.logic().UpdateAllProxyNodes()
+    slicer.modules.sequences.logic().UpdateProxyNodesFromSequences(browser)
     proxy = browser.GetProxyNode(sequence)
     apply(result, sequence)
     chain = [proxy.GetParentTransformNode(), proxy.GetParentTransformNode().GetParentTransformNode()]
     assert result.transformNode in chain
     browser.SetSelectedItemNumber(2)
-    slicer.modules.sequences.logic().UpdateAllProxyNodes()
+    slicer.modules.sequences.logic().UpdateProxyNodesFromSequences(browser)
     assert proxy.GetParentTransformNode() is chain[0]
 
 
