@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+from rich.progress import TaskID
 from rich.text import Text
 
 from . import __version__, presets
 from .batch.command import batch
 from .errors import CancelledError, InputError, MasrError
 from .representation import models
+from .terminal import cancel_on_signals, progress_bar
 from .training.command import train
 from .worker import client, messages
 
@@ -253,20 +251,8 @@ def _recorded(path: Path) -> dict[str, Any]:
 
 def _run(request: messages.Request) -> client.Outcome:
     """One job with a progress bar on a terminal; Ctrl-C cancels it, a second one ends it at once."""
-    cancel = threading.Event()
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        if cancel.is_set():
-            raise KeyboardInterrupt
-        cancel.set()
-
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with _Bar() as bar:
-            return client.run(request, bar.show, cancel)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    with cancel_on_signals() as cancel, _Bar() as bar:
+        return client.run(request, bar.show, cancel)
 
 
 class _Bar:
@@ -274,14 +260,7 @@ class _Bar:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[left]}"),
-        )
-        shown = self._console.is_terminal
-        self._progress = Progress(*columns, console=self._console, transient=True, disable=not shown)
+        self._progress = progress_bar(self._console, self._console.is_terminal)
         self._task: TaskID | None = None
 
     def __enter__(self) -> _Bar:

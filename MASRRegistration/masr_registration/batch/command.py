@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 from typer.core import TyperGroup
 
 from ..errors import CancelledError, InputError, MasrError
+from ..terminal import cancel_on_signals, progress_bar
 from . import cohort, discover
 from . import events as event_lines
 from . import manifest as manifests
@@ -89,7 +86,7 @@ def run(
             device, jobs, threads, resume, dry_run, keep_going, _engine(engine, scheduler, slurm, jobs)
         )
         run_ = Run(whole, output, settings)
-        with _cancel() as cancel, _Display(events) as display, run_.opened(display.show, cancel):
+        with cancel_on_signals() as cancel, _Display(events) as display, run_.opened(display.show, cancel):
             display.forecast(run_.forecast)
             if dry_run:
                 return
@@ -197,38 +194,13 @@ def _columns(also: list[str]) -> dict[str, str]:
     return columns
 
 
-@contextmanager
-def _cancel() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM end the run cleanly; a second one ends it at once."""
-    cancel = threading.Event()
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        if cancel.is_set():
-            raise KeyboardInterrupt
-        cancel.set()
-
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield cancel
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 class _Display:
     """A bar on a terminal, a line for each case that ended elsewhere; or lines of JSON on stdout."""
 
     def __init__(self, events: bool) -> None:
         self._events = events
         self._console = Console(stderr=True, highlight=False)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[left]}"),
-        )
-        shown = self._console.is_terminal and not events
-        self._bar = Progress(*columns, console=self._console, transient=True, disable=not shown)
+        self._bar = progress_bar(self._console, self._console.is_terminal and not events)
         self._task = self._bar.add_task("starting", total=1.0, left="")
 
     def __enter__(self) -> _Display:

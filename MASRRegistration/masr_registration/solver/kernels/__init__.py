@@ -46,28 +46,18 @@ def channels_last(features: Tensor) -> Tensor:
     return features.permute(1, 2, 3, 0).contiguous()
 
 
-class _FeatureDifference(torch.autograd.Function):
+class _WithGradient(torch.autograd.Function):
+    """A cost whose gradient in `position` was computed along with it."""
+
     @staticmethod
-    def forward(
-        ctx: Any,
-        position: Tensor,
-        fixed: Tensor,
-        moving: Tensor,
-        weight: Tensor,
-        moving_weight: Tensor,
-        backend: Any,
-    ) -> Tensor:
-        unit = FEATURE_UNIT if fixed.dtype == torch.int16 else 1.0
-        cost, gradient = backend.difference_and_gradient(
-            fixed, moving, position.detach(), weight, moving_weight, unit
-        )
+    def forward(ctx: Any, position: Tensor, cost: Tensor, gradient: Tensor) -> Tensor:
         ctx.save_for_backward(gradient)
-        return cost
+        return cost.clone()
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> Any:
         (gradient,) = ctx.saved_tensors
-        return gradient * outer[0], None, None, None, None, None
+        return gradient * outer[0], None, None
 
 
 def feature_difference(
@@ -92,32 +82,12 @@ def feature_difference(
     Returns:
         A scalar: the mean over weight and channels. Beyond the moving grid its edge value counts, without slope.
     """
-    chosen = backend or backend_for(position.device)
-    result: Tensor = _FeatureDifference.apply(position, fixed, moving, weight, moving_weight, chosen)  # type: ignore[no-untyped-call]
+    unit = FEATURE_UNIT if fixed.dtype == torch.int16 else 1.0
+    found = (backend or backend_for(position.device)).difference_and_gradient(
+        fixed, moving, position.detach(), weight, moving_weight, unit
+    )
+    result: Tensor = _WithGradient.apply(position, *found)  # type: ignore[no-untyped-call]
     return result
-
-
-class _LocalCorrelation(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        position: Tensor,
-        fixed: Tensor,
-        moving: Tensor,
-        weight: Tensor,
-        moving_weight: Tensor,
-        backend: Any,
-    ) -> Tensor:
-        cost, gradient = backend.correlation_and_gradient(
-            fixed, moving, position.detach(), weight, moving_weight
-        )
-        ctx.save_for_backward(gradient)
-        return cost
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> Any:
-        (gradient,) = ctx.saved_tensors
-        return gradient * outer[0], None, None, None, None, None
 
 
 def local_correlation(
@@ -141,8 +111,10 @@ def local_correlation(
     Returns:
         A scalar in [0, 1], differentiable in `position`, analytically.
     """
-    chosen = backend or backend_for(position.device)
-    result: Tensor = _LocalCorrelation.apply(position, fixed, moving, weight, moving_weight, chosen)  # type: ignore[no-untyped-call]
+    found = (backend or backend_for(position.device)).correlation_and_gradient(
+        fixed, moving, position.detach(), weight, moving_weight
+    )
+    result: Tensor = _WithGradient.apply(position, *found)  # type: ignore[no-untyped-call]
     return result
 
 

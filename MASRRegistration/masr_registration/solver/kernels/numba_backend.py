@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...compiled.boxes import box3
+from ...compiled.cells import cell_of, nearest_value
 from ...compiled.options import FAST_MATH
 from ...compiled.threads import use_torch_threads
 from .numba_correlation import correlation_and_gradient
@@ -34,31 +35,15 @@ def _difference_and_gradient(fixed, moving, position, weight, moving_weight, gra
                 x, y, z = position[0, k, j, i], position[1, k, j, i], position[2, k, j, i]
                 w = weight[k, j, i]
                 if w > 0:
-                    near_x, near_y, near_z = (
-                        int(np.floor(x + 0.5)),
-                        int(np.floor(y + 0.5)),
-                        int(np.floor(z + 0.5)),
-                    )
-                    if 0 <= near_x <= top_i and 0 <= near_y <= top_j and 0 <= near_z <= top_k:
-                        w *= moving_weight[near_z, near_y, near_x]
-                    else:
-                        w = np.float32(0)
+                    w *= nearest_value(moving_weight, x, y, z)
                 if w == 0:
                     gradient[0, k, j, i] = 0
                     gradient[1, k, j, i] = 0
                     gradient[2, k, j, i] = 0
                     continue
-                slope_x = np.float32(1 if 0 <= x <= top_i and top_i > 0 else 0)
-                slope_y = np.float32(1 if 0 <= y <= top_j and top_j > 0 else 0)
-                slope_z = np.float32(1 if 0 <= z <= top_k and top_k > 0 else 0)
-                x = min(max(x, np.float32(0)), np.float32(top_i))
-                y = min(max(y, np.float32(0)), np.float32(top_j))
-                z = min(max(z, np.float32(0)), np.float32(top_k))
-                i0 = min(int(x), max(top_i - 1, 0))
-                j0 = min(int(y), max(top_j - 1, 0))
-                k0 = min(int(z), max(top_k - 1, 0))
-                i1, j1, k1 = min(i0 + 1, top_i), min(j0 + 1, top_j), min(k0 + 1, top_k)
-                a, b, c = np.float32(x - i0), np.float32(y - j0), np.float32(z - k0)
+                i0, i1, a, slope_x = cell_of(x, top_i)
+                j0, j1, b, slope_y = cell_of(y, top_j)
+                k0, k1, c, slope_z = cell_of(z, top_k)
                 b_, c_ = np.float32(1) - b, np.float32(1) - c
                 v000, v001 = moving[k0, j0, i0], moving[k0, j0, i1]
                 v010, v011 = moving[k0, j1, i0], moving[k0, j1, i1]
@@ -125,9 +110,9 @@ def _self_compose(field, result):  # type: ignore[no-untyped-def]
     for k in range(depth):
         for j in range(height):
             for i in range(width):
-                i0, a, _ = _cell(i, field[0, k, j, i], width)
-                j0, b, _ = _cell(j, field[1, k, j, i], height)
-                k0, c, _ = _cell(k, field[2, k, j, i], depth)
+                i0, _, a, _ = cell_of(np.float32(i) + field[0, k, j, i], width - 1)
+                j0, _, b, _ = cell_of(np.float32(j) + field[1, k, j, i], height - 1)
+                k0, _, c, _ = cell_of(np.float32(k) + field[2, k, j, i], depth - 1)
                 for n in range(3):
                     value = np.float32(0)
                     for corner in range(8):
@@ -143,9 +128,9 @@ def _self_compose_backward(field, outer, result):  # type: ignore[no-untyped-def
     for k in range(depth):
         for j in range(height):
             for i in range(width):
-                i0, a, slope_a = _cell(i, field[0, k, j, i], width)
-                j0, b, slope_b = _cell(j, field[1, k, j, i], height)
-                k0, c, slope_c = _cell(k, field[2, k, j, i], depth)
+                i0, _, a, slope_a = cell_of(np.float32(i) + field[0, k, j, i], width - 1)
+                j0, _, b, slope_b = cell_of(np.float32(j) + field[1, k, j, i], height - 1)
+                k0, _, c, slope_c = cell_of(np.float32(k) + field[2, k, j, i], depth - 1)
                 gx, gy, gz = np.float32(0), np.float32(0), np.float32(0)
                 for corner in range(8):
                     p, q, r = corner & 1, corner >> 1 & 1, corner >> 2
@@ -160,16 +145,6 @@ def _self_compose_backward(field, outer, result):  # type: ignore[no-untyped-def
                 result[0, k, j, i] += outer[0, k, j, i] + slope_a * gx
                 result[1, k, j, i] += outer[1, k, j, i] + slope_b * gy
                 result[2, k, j, i] += outer[2, k, j, i] + slope_c * gz
-
-
-@numba.njit(fastmath=FAST_MATH, cache=True, inline="always")
-def _cell(index, displacement, n):  # type: ignore[no-untyped-def]
-    """Lower neighbour, fraction and slope (0 where clamped to the edge) of a displaced index; n >= 2."""
-    x = np.float32(index) + displacement
-    slope = np.float32(1 if 0 <= x <= n - 1 else 0)
-    x = min(max(x, np.float32(0)), np.float32(n - 1))
-    low = min(int(x), n - 2)
-    return low, np.float32(x - low), slope
 
 
 def self_compose(field: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...compiled.boxes import box3
+from ...compiled.cells import cell_of, nearest_value
 from ...compiled.options import FAST_MATH
 from ...compiled.threads import use_torch_threads
 from .torch_backend import VARIANCE_FLOOR
@@ -22,27 +23,12 @@ def _sample(moving, position, weight, moving_weight, value, slope, product):  # 
         for j in range(height):
             for i in range(width):
                 x, y, z = position[0, k, j, i], position[1, k, j, i], position[2, k, j, i]
-                near_x, near_y, near_z = (
-                    int(np.floor(x + 0.5)),
-                    int(np.floor(y + 0.5)),
-                    int(np.floor(z + 0.5)),
-                )
                 inner = 0 < k < depth - 1 and 0 < j < height - 1 and 0 < i < width - 1
-                if inner and 0 <= near_x <= top_i and 0 <= near_y <= top_j and 0 <= near_z <= top_k:
-                    product[k, j, i] = weight[k, j, i] * moving_weight[near_z, near_y, near_x]
-                else:
-                    product[k, j, i] = 0
-                slope_x = np.float32(1 if 0 <= x <= top_i and top_i > 0 else 0)
-                slope_y = np.float32(1 if 0 <= y <= top_j and top_j > 0 else 0)
-                slope_z = np.float32(1 if 0 <= z <= top_k and top_k > 0 else 0)
-                x = min(max(x, np.float32(0)), np.float32(top_i))
-                y = min(max(y, np.float32(0)), np.float32(top_j))
-                z = min(max(z, np.float32(0)), np.float32(top_k))
-                i0 = min(int(x), max(top_i - 1, 0))
-                j0 = min(int(y), max(top_j - 1, 0))
-                k0 = min(int(z), max(top_k - 1, 0))
-                i1, j1, k1 = min(i0 + 1, top_i), min(j0 + 1, top_j), min(k0 + 1, top_k)
-                a, b, c = np.float32(x - i0), np.float32(y - j0), np.float32(z - k0)
+                known = nearest_value(moving_weight, x, y, z) if inner else np.float32(0)
+                product[k, j, i] = weight[k, j, i] * known
+                i0, i1, a, slope_x = cell_of(x, top_i)
+                j0, j1, b, slope_y = cell_of(y, top_j)
+                k0, k1, c, slope_z = cell_of(z, top_k)
                 dx00 = moving[k0, j0, i1] - moving[k0, j0, i0]
                 dx01 = moving[k0, j1, i1] - moving[k0, j1, i0]
                 dx10 = moving[k1, j0, i1] - moving[k1, j0, i0]
