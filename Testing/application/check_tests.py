@@ -18,13 +18,6 @@ class CheckTest(ModuleCase):
         self.check.closeViews()
         super().close()
 
-    def registered(self):
-        nodes = self.choosePair()
-        self.choosePreset()
-        self.register()
-        self.assertEqual(self.errors, [])
-        return nodes
-
     def waitForMap(self):
         self.waitUntil(lambda: self.check.comparison.map is not None)
 
@@ -41,7 +34,7 @@ class CheckTest(ModuleCase):
         self.assertIn("not a medical device", self.checkUi.disclaimerLabel.text)
 
     def test_opened_on_completion(self):
-        fixed, _moving = self.registered()
+        fixed, _moving = self.registeredPair()
         self.assertEqual(self.tabs.widget.currentIndex, 1)
         self.assertFalse(self.checkUi.checkWidget.isHidden())
         text = self.checkUi.resultLabel.text
@@ -58,7 +51,7 @@ class CheckTest(ModuleCase):
         self.assertTrue(self.checkUi.foldsList.isHidden())
 
     def test_fade_and_flicker(self):
-        self.registered()
+        self.registeredPair()
         rows = self.composites(layouts.BEFORE) + self.composites(layouts.AFTER)
         self.checkUi.fadeSlider.value = 0.2
         self.assertEqual({c.GetForegroundOpacity() for c in rows}, {0.2} if rows else set())
@@ -76,7 +69,7 @@ class CheckTest(ModuleCase):
         self.assertEqual({c.GetForegroundOpacity() for c in rows}, {0.2} if rows else set())
 
     def test_contents(self):
-        self.registered()
+        self.registeredPair()
         self.waitForMap()
         names = []
         for index in range(self.checkUi.contentComboBox.count):
@@ -99,7 +92,7 @@ class CheckTest(ModuleCase):
         self.assertEqual(self.errors, [])
 
     def test_the_window_lives_while_the_deformation_is_sampled(self):
-        self.registered()
+        self.registeredPair()
         steps = 0
         while self.check.comparison.map is None:
             self.check._onSample()
@@ -107,7 +100,7 @@ class CheckTest(ModuleCase):
         self.assertGreater(steps, 3)
 
     def test_folds_are_listed_and_shown(self):
-        self.registered()
+        self.registeredPair()
         transform = self.parameters.outputTransform
         place = np.array([10.0, -5.0, 5.0])
         self.check.closeViews()
@@ -125,7 +118,7 @@ class CheckTest(ModuleCase):
             np.testing.assert_allclose(seen[:3], 0, atol=1e-6)
 
     def test_overlap_of_segments(self):
-        fixed, moving = self.registered()
+        fixed, moving = self.registeredPair()
         self.assertFalse(self.checkUi.measureButton.enabled)
         for name, volume in (("fixedSegmentation", fixed), ("movingSegmentation", moving)):
             node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
@@ -145,7 +138,7 @@ class CheckTest(ModuleCase):
         self.assertLess(float(texts[4]), float(texts[3]))
 
     def test_report(self):
-        self.registered()
+        self.registeredPair()
         self.waitForMap()
         self.parameters.outputTransform.SetName("<b>T2</b> to T1")
         path, opened = self.folder / "report.html", []
@@ -174,7 +167,7 @@ class CheckTest(ModuleCase):
         self.assertIn("could not be written", self.errors[0])
 
     def test_leaving_nothing_behind(self):
-        self.registered()
+        self.registeredPair()
         self.waitForMap()
         self.assertTrue(self.helpers() or not self.composites(layouts.AFTER))
         with mock.patch("slicer.util.confirmOkCancelDisplay", return_value=True):
@@ -187,7 +180,7 @@ class CheckTest(ModuleCase):
         self.assertEqual(self.helpers(), [])
 
     def test_a_scene_that_closes_while_the_views_are_open(self):
-        self.registered()
+        self.registeredPair()
         slicer.mrmlScene.Clear(False)
         self.assertIsNone(self.check.comparison)
         self.waitUntil(lambda: True)

@@ -24,13 +24,6 @@ class LandmarksTest(ModuleCase):
         self.landmarks.cleanup()
         super().close()
 
-    def registered(self):
-        nodes = self.choosePair()
-        self.choosePreset()
-        self.register()
-        self.assertEqual(self.errors, [])
-        return nodes
-
     def place(self, node, place):
         """What a click in a view does."""
         index = node.AddControlPoint(vtk.vtkVector3d(*(float(x) for x in place)))
@@ -60,7 +53,7 @@ class LandmarksTest(ModuleCase):
         self.assertFalse(ui.acceptButton.enabled)
 
     def test_a_counterpart_is_suggested_at_once(self):
-        self.registered()
+        self.registeredPair()
         self.assertTrue(self.landmarksUi.prepareButton.isHidden())
         fixed, moving = self.lists()
         start = time.perf_counter()
@@ -84,14 +77,14 @@ class LandmarksTest(ModuleCase):
         self.assertEqual([self.cell(0, 0), len(self.cell(0, 1).split(","))], ["1", 3])
 
     def test_a_counterpart_in_the_fixed_volume(self):
-        self.registered()
+        self.registeredPair()
         self.landmarksUi.placeMovingButton.click()
         fixed, moving = self.parameters.fixedLandmarks, self.parameters.movingLandmarks
         self.place(moving, PLACE + SHIFT_RAS)
         self.assertLess(np.linalg.norm(self.position(fixed, 0) - PLACE), 4.0)
 
     def test_reject_and_correct(self):
-        self.registered()
+        self.registeredPair()
         fixed, moving = self.lists()
         self.place(fixed, PLACE)
         self.landmarksUi.rejectButton.click()
@@ -105,7 +98,7 @@ class LandmarksTest(ModuleCase):
         self.assertLess(float(self.cell(0, 4)), 2.5)
 
     def test_errors_follow_a_point_that_is_dragged(self):
-        self.registered()
+        self.registeredPair()
         fixed, moving = self.lists()
         self.place(fixed, PLACE)
         self.landmarksUi.acceptButton.click()
@@ -124,7 +117,7 @@ class LandmarksTest(ModuleCase):
                 np.testing.assert_allclose(seen[:3], 0, atol=1e-6)
 
     def test_errors_do_not_depend_on_where_the_moving_volume_lies(self):
-        _fixed, moving = self.registered()
+        _fixed, moving = self.registeredPair()
         points, others = self.lists()
         self.place(points, PLACE)
         self.landmarksUi.acceptButton.click()

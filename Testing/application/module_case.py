@@ -108,6 +108,14 @@ class ModuleCase(unittest.TestCase):
     def chooseSlowPreset(self):
         self.choosePreset(continuous={"control_spacing_mm": 8.0, "iterations": [10_000, 10]})
 
+    def registeredPair(self):
+        """Both volumes of a registration that went well."""
+        nodes = self.choosePair()
+        self.choosePreset()
+        self.register()
+        self.assertEqual(self.errors, [])
+        return nodes
+
     def register(self):
         self.assertTrue(self.ui.applyButton.enabled, self.ui.reasonLabel.text)
         self.ui.applyButton.click()

@@ -9,33 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from application import (
-    batch_tests,
-    check_tests,
-    cookbook_tests,
-    help_tests,
-    landmark_tests,
-    lifecycle_tests,
-    result_tests,
-    settings_tests,
-    tutorial_tests,
-    workflow_tests,
-)
+from application.all_tests import MODULES
 
-suite = unittest.TestSuite(
-    unittest.defaultTestLoader.loadTestsFromModule(module)
-    for module in (
-        batch_tests,
-        check_tests,
-        cookbook_tests,
-        help_tests,
-        landmark_tests,
-        lifecycle_tests,
-        result_tests,
-        settings_tests,
-        tutorial_tests,
-        workflow_tests,
-    )
-)
+suite = unittest.TestSuite(unittest.defaultTestLoader.loadTestsFromModule(module) for module in MODULES)
 result = unittest.TextTestRunner(stream=sys.stdout, verbosity=2).run(suite)
 sys.exit(0 if result.wasSuccessful() else 1)

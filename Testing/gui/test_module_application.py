@@ -12,18 +12,8 @@ from harness.slicerapp import boot
 MODULE_FOLDER = Path(__file__).resolve().parents[2] / "MASRRegistration"
 boot().load_modules(MODULE_FOLDER)
 
-from application import (  # noqa: E402
-    check_tests,
-    cookbook_tests,
-    help_tests,
-    landmark_tests,
-    lifecycle_tests,
-    module_case,
-    result_tests,
-    settings_tests,
-    tutorial_tests,
-    workflow_tests,
-)
+from application import module_case  # noqa: E402
+from application.all_tests import MODULES  # noqa: E402
 from application.batch_tests import BatchTest  # noqa: E402
 from application.check_tests import CheckTest  # noqa: E402
 from application.cookbook_tests import CookbookTest, DicomButtonTest  # noqa: E402
@@ -50,18 +40,6 @@ __all__ = [
     "TutorialTest",
     "WorkflowTest",
 ]
-
-MODULES = (
-    check_tests,
-    cookbook_tests,
-    help_tests,
-    landmark_tests,
-    lifecycle_tests,
-    result_tests,
-    settings_tests,
-    tutorial_tests,
-    workflow_tests,
-)
 
 
 @pytest.fixture

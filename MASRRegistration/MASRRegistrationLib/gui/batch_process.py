@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,9 +11,10 @@ from typing import Any
 
 import qt
 from masr_registration.errors import BY_CODE, CancelledError, MasrError, ResourceError
-from masr_registration.worker import client
 from masr_registration.worker.messages import LineBuffer, ProtocolError, decode_object
 from slicer.i18n import tr as _
+
+from .process import slicerPython, startModule
 
 MODULE = "masr_registration.batch"
 MILLISECONDS_TO_END = 15_000
@@ -49,16 +48,7 @@ class BatchProcess:
 
     def start(self) -> None:
         """Raises `ResourceError` when there is no PythonSlicer."""
-        python = shutil.which("PythonSlicer")
-        if python is None:
-            raise ResourceError(
-                _("PythonSlicer, the Python of 3D Slicer, was not found; is Slicer complete?")
-            )
-        environment = qt.QProcessEnvironment.systemEnvironment()
-        environment.insert("PYTHONPATH", client.module_path(os.environ.get("PYTHONPATH")))
-        self._process.setProcessEnvironment(environment)
-        program, *arguments = client.command(python, MODULE)
-        self._process.start(program, arguments)
+        startModule(self._process, slicerPython(), MODULE)
 
     def cancel(self) -> None:
         """The cases under way are given up, the finished ones stay."""

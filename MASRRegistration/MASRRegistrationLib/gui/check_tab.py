@@ -61,12 +61,6 @@ class CheckTab(Tab):
         table.setHorizontalHeaderLabels(heads)
         self.parametersChanged(None)
 
-    @property
-    def transformNode(self) -> Any:
-        """The result that the parameters name; None where there is none."""
-        node = None if self.parameters is None else self.parameters.outputTransform
-        return node if storedResult(node) is not None else None
-
     def parametersChanged(self, parameters: Any) -> None:
         super().parametersChanged(parameters)
         transformNode = self.transformNode

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from importlib import metadata
@@ -13,11 +12,11 @@ import qt
 import slicer
 from masr_registration import demo
 from masr_registration.errors import MasrError
-from masr_registration.worker import client
 from slicer.i18n import tr as _
 
 from . import dependencies, sample
 from .messages import showError
+from .process import startModule
 from .tab import Tab
 
 MODULE = "masr_registration.diagnosis"
@@ -70,13 +69,9 @@ class HelpPanel(Tab):
             self._onDiagnosed(_("PythonSlicer was not found; is Slicer complete?"))
             return
         self._process = process = qt.QProcess()
-        environment = qt.QProcessEnvironment.systemEnvironment()
-        environment.insert("PYTHONPATH", client.module_path(os.environ.get("PYTHONPATH")))
-        process.setProcessEnvironment(environment)
         process.connect("finished(int,QProcess::ExitStatus)", self._onFinished)
         process.connect("errorOccurred(QProcess::ProcessError)", self._onProcessError)
-        program, *arguments = client.command(python, MODULE)
-        process.start(program, arguments)
+        startModule(process, python, MODULE)
 
     def onCopy(self) -> None:
         slicer.app.clipboard().setText(self.ui.diagnosisEdit.toPlainText())

@@ -116,11 +116,6 @@ class LandmarksTab(Tab):
         fits = matcher and parameters and matcher.belongsTo(parameters.fixedVolume, parameters.movingVolume)
         self.matcher = matcher if fits else None
 
-    @property
-    def transformNode(self) -> Any:
-        node = None if self.parameters is None else self.parameters.outputTransform
-        return node if storedResult(node) is not None else None
-
     # What the user does
 
     def onPrepare(self) -> None:

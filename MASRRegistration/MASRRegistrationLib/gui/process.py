@@ -35,6 +35,23 @@ MILLISECONDS_TO_LEAVE = int(1000 * client.SECONDS_TO_LEAVE)
 LOG_LINES = 200
 
 
+def slicerPython() -> str:
+    """The interpreter of the background processes. Raises `ResourceError` when it is not there."""
+    python = shutil.which("PythonSlicer")
+    if python is None:
+        raise ResourceError(_("PythonSlicer, the Python of 3D Slicer, was not found; is Slicer complete?"))
+    return python
+
+
+def startModule(process: Any, python: str, module: str) -> None:
+    """Start `python -m module` in a QProcess, so that it imports this installation's package."""
+    environment = qt.QProcessEnvironment.systemEnvironment()
+    environment.insert("PYTHONPATH", client.module_path(os.environ.get("PYTHONPATH")))
+    process.setProcessEnvironment(environment)
+    program, *arguments = client.command(python, module)
+    process.start(program, arguments)
+
+
 class WorkerProcess:
     """One job in a process of its own.
 
@@ -76,18 +93,10 @@ class WorkerProcess:
 
     def start(self) -> None:
         """Raises `ResourceError` when there is no PythonSlicer or no temporary folder."""
-        python = shutil.which("PythonSlicer")
-        if python is None:
-            raise ResourceError(
-                _("PythonSlicer, the Python of 3D Slicer, was not found; is Slicer complete?")
-            )
+        python = slicerPython()
         self._folder = JobFolder.create()
-        environment = qt.QProcessEnvironment.systemEnvironment()
-        environment.insert("PYTHONPATH", client.module_path(os.environ.get("PYTHONPATH")))
-        self._process.setProcessEnvironment(environment)
         self._process.setWorkingDirectory(str(self._folder.path))
-        program, *arguments = client.command(python, self._module)
-        self._process.start(program, arguments)
+        startModule(self._process, python, self._module)
 
     def cancel(self) -> None:
         """Ask the worker to stop; two seconds later it is killed."""

@@ -47,12 +47,6 @@ class ResultPanel(Tab):
         self._refresh.connect("timeout()", self.update)
         self.update()
 
-    @property
-    def transformNode(self) -> Any:
-        """The node that holds the result, None without one."""
-        node = None if self.parameters is None else self.parameters.outputTransform
-        return node if storedResult(node) is not None else None
-
     def parametersChanged(self, parameters: Any) -> None:
         super().parametersChanged(parameters)
         self.update()

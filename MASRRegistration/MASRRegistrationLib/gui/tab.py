@@ -7,7 +7,7 @@ from typing import Any
 
 import slicer
 
-from ..mrml.results import RegistrationResult
+from ..mrml.results import RegistrationResult, storedResult
 
 
 class Tab:
@@ -29,6 +29,12 @@ class Tab:
         self.widget.setMRMLScene(slicer.mrmlScene)
         self.ui = slicer.util.childWidgetVariables(self.widget)
         self.parameters: Any = None
+
+    @property
+    def transformNode(self) -> Any:
+        """The node that holds the result that the parameters name; None without one."""
+        node = None if self.parameters is None else self.parameters.outputTransform
+        return node if storedResult(node) is not None else None
 
     def parametersChanged(self, parameters: Any) -> None:
         """Another parameter node (None: the module is left, or the scene closes or is imported), or other values."""

@@ -206,17 +206,22 @@ def _describe(
     setup: RegistrationSetup,
 ) -> None:
     """The whole result as JSON (names and hashes, no paths), and where the inputs lay (RAS mm)."""
+    scene = {
+        role: {"name": volume.name, "parentToWorld": volume.parentToWorld.tolist()}
+        for role, volume in (("fixed", fixed), ("moving", moving))
+    }
+    storeResult(node, outcome, warnings, scene=scene, others=setup.described())
+
+
+def storeResult(node: Any, outcome: Outcome, warnings: list[str], **more: Any) -> None:
+    """What the worker found as JSON in the node's attributes, and `more` beside it."""
     content = {
         "verdict": outcome.verdict,
         "metrics": outcome.metrics,
         "warnings": warnings,
         "timings": outcome.timings,
         "provenance": outcome.provenance,
-        "scene": {
-            role: {"name": volume.name, "parentToWorld": volume.parentToWorld.tolist()}
-            for role, volume in (("fixed", fixed), ("moving", moving))
-        },
-        "others": setup.described(),
+        **more,
     }
     node.SetAttribute(RESULT_ATTRIBUTE, json.dumps(content))
     node.SetAttribute(VERDICT_ATTRIBUTE, str(outcome.verdict.get("level", "")))

@@ -6,7 +6,6 @@ volumes belong under the same parents.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from masr_registration.worker.client import Outcome
 from slicer.i18n import tr as _
 
 from .inputs import InputVolume
-from .results import RESULT_ATTRIBUTE, VERDICT_ATTRIBUTE, createOutput, readTransform, readVoxels
+from .results import createOutput, readTransform, readVoxels, storeResult
 
 TARGETS = ("reference", "neighbour")
 
@@ -125,15 +124,7 @@ def deliverSequence(outcome: Outcome, items: tuple[InputVolume, ...], setup: Seq
         slicer.util.updateVolumeFromArray(volume, readVoxels(outcome.files[f"warped-{number:04}"]))
         volume.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(still.ijkToWorld))
         volumes.SetDataNodeAtValue(volume, value)
-    content = {
-        "verdict": outcome.verdict,
-        "metrics": outcome.metrics,
-        "warnings": warnings,
-        "timings": outcome.timings,
-        "provenance": outcome.provenance,
-    }
-    transforms.SetAttribute(RESULT_ATTRIBUTE, json.dumps(content))
-    transforms.SetAttribute(VERDICT_ATTRIBUTE, str(outcome.verdict.get("level", "")))
+    storeResult(transforms, outcome, warnings)
     browser = _show(None if gone else source, transforms, volumes)
     return SequenceResult(transforms, volumes, browser, outcome.verdict, outcome.metrics, warnings)
 
