@@ -145,6 +145,15 @@ class LandmarksTest(ModuleCase):
         self.assertLess(np.linalg.norm(self.position(moving, 0) - PLACE - SHIFT_RAS), 5.0)
         self.assertEqual(self.temporaryFolders(), [])
 
+    def test_suggestions_are_never_those_of_volumes_chosen_before(self):
+        self.choosePair()
+        self.choosePreset()  # one of the user's own
+        self.landmarksUi.prepareButton.click()
+        self.choosePair()
+        self.waitUntil(lambda: self.landmarks._job is None)
+        self.assertEqual(self.errors, [])
+        self.assertIsNone(self.landmarks.matcher)
+
     def test_preparing_can_be_stopped(self):
         self.choosePair()
         self.landmarksUi.prepareButton.click()
