@@ -66,7 +66,7 @@ class Continuous:
     enabled: bool = True
     control_spacing_mm: float = _within(0.5, 100, default=4.0)
     regularisation: float = _within(0, 10_000, default=2.0)
-    iterations: tuple[int, int] = _within(0, 10_000, default=(40, 60))
+    iterations: tuple[int, int] = _within(0, 10_000, default=(0, 12))
     landmark_weight: float = _within(0, 10_000, default=60.0)
 
 

@@ -80,7 +80,7 @@ def test_the_reference_is_the_definition(
     fixed: tuple[int, ...], moving: tuple[int, ...], channels: int, seed: int
 ) -> None:
     parts = problem(fixed, moving, channels, seed)
-    cost, _ = torch_backend.difference_and_gradient(*parts)
+    cost, _, _ = torch_backend.difference(*parts)
     assert float(cost) == pytest.approx(slow_difference(parts), rel=1e-6, abs=1e-9)
 
 
@@ -91,26 +91,45 @@ def test_compiled_difference_is_the_reference(
     fixed: tuple[int, ...], moving: tuple[int, ...], channels: int, seed: int
 ) -> None:
     parts = problem(fixed, moving, channels, seed)
-    cost, gradient = numba_backend.difference_and_gradient(*(p.float().contiguous() for p in parts))
-    expected, slope = torch_backend.difference_and_gradient(*parts)
+    cost, *derivatives = numba_backend.difference(*(p.float().contiguous() for p in parts))
+    expected, *exact = torch_backend.difference(*parts)
     assert float(cost) == pytest.approx(float(expected), rel=1e-4, abs=1e-6)
-    np.testing.assert_allclose(gradient, slope, rtol=1e-3, atol=1e-4 * float(slope.abs().max()) + 1e-7)
+    for found, true in zip(derivatives, exact, strict=True):
+        np.testing.assert_allclose(found, true, rtol=1e-3, atol=1e-4 * float(true.abs().max()) + 1e-7)
+
+
+def test_curvature_of_the_difference_is_that_of_its_linearised_residuals() -> None:
+    """Against the exact second derivatives of a moving image that is linear between its voxels along one axis."""
+    fixed, moving, position, weight, moving_weight = problem((2, 3, 2), (4, 5, 6), 3, 1)
+    _, _, curvature = torch_backend.difference(fixed, moving, position, weight, moving_weight)
+    unit = torch.eye(3, dtype=torch.float64)[:, :, None, None, None] * 1e-6
+
+    def residual(at: torch.Tensor) -> torch.Tensor:
+        value, _, product = torch_backend._sampled(moving, at, weight, moving_weight)
+        return (value - fixed) * (product / (product.sum() * 3)).sqrt()[..., None]
+
+    slopes = [(residual(position + u) - residual(position - u)) / 2e-6 for u in unit]
+    pairs = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
+    expected = torch.stack([2 * (slopes[a] * slopes[b]).sum(dim=-1) for a, b in pairs])
+    assert expected.abs().max() > 0.01
+    torch.testing.assert_close(curvature, expected, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("backend", [torch_backend, pytest.param(numba_backend, marks=needs_numba)])
 def test_compact_features_give_the_same_difference(backend: Any) -> None:
     fixed, moving, position, weight, moving_weight = (p.float() for p in problem((5, 4, 3), (6, 5, 4), 12, 3))
     images = [(x / x.abs().max()).movedim(-1, 0) for x in (fixed, moving)]
-    cost, gradient = torch_backend.difference_and_gradient(
+    cost, gradient, curvature = torch_backend.difference(
         *(channels_last(x) for x in images), position, weight, moving_weight
     )
     at = position.clone().requires_grad_()
     stored = [channels_last(compact(x)) for x in images]
     result = feature_difference(*stored, at, weight, moving_weight, backend)
-    result.backward()
+    result.cost.backward()
     assert at.grad is not None
-    assert float(result.detach()) == pytest.approx(float(cost), rel=1e-3)
+    assert float(result.cost.detach()) == pytest.approx(float(cost), rel=1e-3)
     np.testing.assert_allclose(at.grad, gradient, atol=1e-3 * float(gradient.abs().max()))
+    np.testing.assert_allclose(result.curvature, curvature, atol=1e-3 * float(curvature.abs().max()))
 
 
 def test_compact_features_are_near_and_pool_alike() -> None:
@@ -125,7 +144,7 @@ def test_gradient_is_the_difference_quotient(moving_shape: tuple[int, ...]) -> N
     fixed, moving, position, weight, moving_weight = problem((3, 4, 2), moving_shape, 3, 5)
 
     def cost(at: torch.Tensor) -> torch.Tensor:
-        return feature_difference(fixed, moving, at, weight, moving_weight, torch_backend)
+        return feature_difference(fixed, moving, at, weight, moving_weight, torch_backend).cost
 
     assert torch.autograd.gradcheck(cost, (position.requires_grad_(),), eps=1e-6, atol=1e-6)
 
@@ -134,9 +153,10 @@ def test_nothing_to_compare_costs_nothing() -> None:
     fixed, moving, position, weight, moving_weight = (p.float() for p in problem((3, 3, 3), (4, 4, 4), 2, 0))
     for far, weights in ((position + 100, weight), (position, torch.zeros_like(weight))):
         for backend in filter(None, (torch_backend, numba_backend)):
-            cost, gradient = backend.difference_and_gradient(fixed, moving, far, weights, moving_weight)
+            cost, gradient, curvature = backend.difference(fixed, moving, far, weights, moving_weight)
             assert float(cost) == 0
             assert not gradient.any()
+            assert not curvature.any()
 
 
 def slow_cost(
@@ -263,7 +283,7 @@ def test_local_correlation_is_its_definition() -> None:
     fixed, moving, weight = (torch.from_numpy(rng.uniform(0, 1, (6, 7, 5))) for _ in range(3))
     weight[3, 3:] = 0
     here, ones = identity((6, 7, 5)).double(), torch.ones(6, 7, 5).double()
-    cost = local_correlation(fixed, moving, here, weight, ones, torch_backend)
+    cost, _ = local_correlation(fixed, moving, here, weight, ones, torch_backend)
     assert float(cost) == pytest.approx(slow_correlation(fixed, moving, weight), rel=1e-9)
 
 
@@ -273,12 +293,12 @@ def test_gradient_of_the_local_correlation(fixed: Any, moving: Any, seed: int) -
     """Against differences of the cost itself."""
     own, other, position, weight, other_weight = problem(tuple(n + 2 for n in fixed), moving, 1, seed)
     arguments = own[..., 0], other[..., 0], position.requires_grad_(), weight, other_weight, torch_backend
-    cost = local_correlation(*arguments)
+    cost, _ = local_correlation(*arguments)
     (gradient,) = torch.autograd.grad(cost, position)
     direction = torch.from_numpy(np.random.default_rng(seed).normal(size=position.shape))
     step = 1e-6 * direction
     moved = [
-        float(local_correlation(*arguments[:2], (position + s).detach(), *arguments[3:]))
+        float(local_correlation(*arguments[:2], (position + s).detach(), *arguments[3:]).cost)
         for s in (step, -step)
     ]
     assert (moved[0] - moved[1]) / 2e-6 == pytest.approx(
@@ -291,11 +311,42 @@ def test_gradient_of_the_local_correlation(fixed: Any, moving: Any, seed: int) -
 @settings(max_examples=60, deadline=None)
 def test_compiled_local_correlation(fixed: Any, moving: Any, seed: int) -> None:
     own, other, position, weight, other_weight = problem(fixed, moving, 1, seed)
-    parts = own[..., 0], other[..., 0], position, weight, other_weight
-    cost, gradient = torch_backend.correlation_and_gradient(*parts)
-    found = numba_backend.correlation_and_gradient(*(p.float().contiguous() for p in parts))
+    parts = own[..., 0].sigmoid(), other[..., 0].sigmoid(), position, weight, other_weight
+    cost, gradient, curvature = torch_backend.correlation(*parts)
+    found = numba_backend.correlation(*(p.float().contiguous() for p in parts))
     torch.testing.assert_close(found[0].double(), cost, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found[1].double(), gradient, atol=2e-4, rtol=2e-3)
+    torch.testing.assert_close(found[2].double(), curvature, atol=5e-3, rtol=2e-3)
+
+
+def test_curvature_of_the_local_correlation_is_that_of_the_linear_relations() -> None:
+    """1 - r^2 is the squared residual of a window's best linear relation, over the variance of the fixed image."""
+    rng = np.random.default_rng(0)
+    shape = (5, 4, 6)
+    fixed, moving, weight = (torch.from_numpy(rng.uniform(0.2, 1, shape)) for _ in range(3))
+    place, ones = identity(shape).double() * 0.8 + 0.1, torch.ones(shape).double()
+    cost, curvature = local_correlation(fixed, moving, place, weight, ones, torch_backend)
+    values, slopes, weight = torch_backend._sampled(moving[..., None], place, weight, ones)
+    value, slope = values[..., 0].numpy(), torch.stack(slopes)[..., 0].numpy()
+    for axis in range(3):
+        weight.movedim(axis, 0)[[0, -1]] = 0
+    own, w = fixed.numpy(), weight.numpy()
+    steep, total = np.zeros(shape), 0.0
+    for middle in np.argwhere(w > 0):
+        window = tuple(slice(n - 1, n + 2) for n in middle)
+        a, m, here = own[window], value[window], w[window]
+        mean_a, mean_m = np.average(a, weights=here), np.average(m, weights=here)
+        own_variance = np.average((a - mean_a) ** 2, weights=here) + torch_backend.VARIANCE_FLOOR
+        variance = np.average((m - mean_m) ** 2, weights=here) + torch_backend.VARIANCE_FLOOR
+        factor = np.average((a - mean_a) * (m - mean_m), weights=here) / variance
+        counts = w[tuple(middle)] * here.mean()
+        steep[window] += counts * 2 * factor**2 / own_variance * here / here.sum()
+        total += counts
+    pairs = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
+    expected = np.stack([slope[a] * slope[b] * steep / total for a, b in pairs])
+    assert float(cost) > 0.1
+    assert np.abs(expected).max() > 1e-3
+    np.testing.assert_allclose(curvature, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_local_correlation_is_blind_to_linear_relations_and_sees_shifts() -> None:
@@ -304,10 +355,11 @@ def test_local_correlation_is_blind_to_linear_relations_and_sees_shifts() -> Non
     ones, here = torch.ones(16, 16, 16), identity((16, 16, 16))
     shifted = here + torch.tensor([1.0, 0, 0])[:, None, None, None]
     inverted = 0.9 - 0.7 * image
-    same, other = (float(local_correlation(image, inverted, place, ones, ones)) for place in (here, shifted))
+    same, other = (
+        float(local_correlation(image, inverted, place, ones, ones).cost) for place in (here, shifted)
+    )
     assert same < 0.2
     assert other > 0.6
     small = image[:2, :2, :2].contiguous()
-    assert (
-        float(local_correlation(small, image, here[:, :2, :2, :2], ones[:2, :2, :2].contiguous(), ones)) == 0
-    )
+    place, weight = here[:, :2, :2, :2], ones[:2, :2, :2].contiguous()
+    assert float(local_correlation(small, image, place, weight, ones).cost) == 0

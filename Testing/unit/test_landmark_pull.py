@@ -12,7 +12,7 @@ from masr_registration.errors import InputError
 from masr_registration.matching.suggest import suggest
 from masr_registration.solver import linear
 from masr_registration.solver.instance import Velocity
-from masr_registration.solver.landmarks import landmark_pull
+from masr_registration.solver.landmarks import LandmarkPull, landmark_pull
 from masr_registration.solver.pipeline import RegistrationResult, encode_pair, register
 from masr_registration.transforms import affine
 from masr_registration.transforms.chain import Affine, TransformChain
@@ -59,6 +59,24 @@ def check_guarantees(result: RegistrationResult) -> None:
     assert (result.metrics["folds"], result.metrics["folds_dense"]) == (0, 0)
     assert fold_count(result.transform.dense(GRID), GRID) == 0
     assert float(result.metrics["inverse_consistency_max_mm"] or 0) <= 0.5
+
+
+def test_curvature_of_the_pull_is_that_of_a_constant_velocity() -> None:
+    """Second differences of the loss along a shift of all nodes: squared near the goal, linear far from it."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.rand(3, 20, generator=generator) * 5
+    near, far = start + 0.5, start + torch.tensor([30.0, 0, 0])[:, None]
+    for end, along in ((near, 0), (far, 1)):
+        pull = LandmarkPull(start, end, 60.0, 2.0)
+        still = torch.zeros(3, 6, 6, 6)
+
+        def loss(shift: float, pull: LandmarkPull = pull, along: int = along) -> float:
+            flow = torch.zeros(3, 6, 6, 6)
+            flow[along] = shift
+            return float(pull((flow, -flow)))
+
+        expected = (loss(0.2) - 2 * loss(0.0) + loss(-0.2)) / 0.04
+        assert float(pull.curvature((still, still))[along].sum()) == pytest.approx(expected, rel=0.02)
 
 
 def test_correct_landmarks_bring_the_result_to_the_truth() -> None:

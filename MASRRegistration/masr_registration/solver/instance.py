@@ -15,18 +15,39 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..presets import Continuous
-from ..transforms.grid import box, bspline_controls, bspline_upsample, identity, pool, upsample_lattice, warp
+from ..transforms.grid import (
+    box,
+    bspline_controls,
+    bspline_upsample,
+    identity,
+    lattice_weights,
+    pool,
+    upsample_lattice,
+    warp,
+)
 from ..transforms.velocity import exponential
-from .kernels import channels_last, feature_difference, local_correlation, pool_compact
+from . import gauss_newton
+from .gauss_newton import lumped
+from .kernels import Comparison, channels_last, feature_difference, local_correlation, pool_compact
 
 DATA_WEIGHT = 6.0
-LEARNING_RATE = 0.3
+FIRST_STEP, LAST_STEP = 1.0, 0.6
+"""Share of a Gauss-Newton step that is taken, from the first to the last iteration of a level: the later ones average
+over the offsets of the lattice."""
+LONGEST_STEP = 1.0
+"""No node moves farther in one iteration, in nodes."""
+MOMENTUM = 0.5
+CURVATURE_MEMORY = 0.5
+"""What is kept of the curvature of earlier iterations, which saw other offsets of the lattice."""
+SHARPENINGS = 2
+"""Corrections by which the spline comes closer to a change that is asked for at the nodes."""
 STEEP, STEEP_WEIGHT = 1.0, 30.0
 """Slope of the velocity (a local stretch or squeeze by a factor of e^STEEP along an axis) that is made expensive."""
 BENDING = 0.5
@@ -39,9 +60,17 @@ CORRELATION_SHARE = 0.15
 """Weight of the intensities' local correlation beside that of MIND-SSC, in the last level."""
 LATTICE = 2
 Tick = Callable[[float, dict[str, float]], None]
-Compare = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-Pull = Callable[[tuple[Tensor, Tensor]], Tensor]
-"""Flows at the nodes, forward and backward, to a part of the loss."""
+Compare = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Comparison]
+
+
+class Pull(Protocol):
+    """A part of the loss by the flows at the nodes, forward and backward ``(3, d, h, w)``."""
+
+    def __call__(self, flows: tuple[Tensor, Tensor]) -> Tensor: ...
+
+    def curvature(self, flows: tuple[Tensor, Tensor]) -> Tensor:
+        """Of this part in the velocity ``(6, d, h, w)``, `lumped` at the nodes."""
+        ...
 
 
 @dataclass(eq=False)
@@ -117,7 +146,18 @@ class Velocity:
 
     def at_nodes(self) -> Tensor:
         """Velocity at the nodes ``(3, d, h, w)``, in node voxels."""
-        return bspline_upsample(self.coefficients, self.nodes, 1) * self._fade(self.nodes, 1)
+        return bspline_upsample(self.coefficients, self.nodes, 1) * self.fade()
+
+    def fade(self) -> Tensor:
+        """The window ``(d, h, w)`` of the nodes by which the spline is multiplied."""
+        return self._fade(self.nodes, 1)
+
+    def change(self, nodes: Tensor) -> Tensor:
+        """Coefficients whose spline comes close to ``(3, d, h, w)`` at the nodes, a little smoother than that."""
+        coefficients = _padded(nodes)
+        for _ in range(SHARPENINGS):
+            coefficients = coefficients + _padded(nodes - bspline_upsample(coefficients, self.nodes, 1))
+        return coefficients
 
     def nodes_of(self, displacement: Tensor, stride: int) -> Tensor:
         """A displacement ``(3, D/stride, ...)`` in voxels of that grid, at the nodes and in node voxels."""
@@ -157,14 +197,17 @@ class Velocity:
 
         First-order corrections: v += (exp(v)^-1 o forward - exp(-v)^-1 o backward) / 2, smoothed by the spline.
         """
-        window = self._fade(self.nodes, 1)
+        window = self.fade()
         forward, backward = forward * window, backward * window
         for _ in range(INITIAL_ROUNDS):
             velocity = self.at_nodes()
             plus, minus = exponential(velocity), exponential(-velocity)
             correction = (minus + warp(forward, minus)) - (plus + warp(backward, plus))
-            padded = torch.nn.functional.pad(box(correction / 2)[None], (1,) * 6, mode="replicate")[0]
-            self.coefficients = self.coefficients + padded
+            self.coefficients = self.coefficients + _padded(box(correction / 2))
+
+
+def _padded(nodes: Tensor) -> Tensor:
+    return torch.nn.functional.pad(nodes[None], (1,) * 6, mode="replicate")[0]
 
 
 def optimise(pair: Pair, velocity: Velocity, settings: Continuous, seed: int, tick: Tick) -> None:
@@ -173,17 +216,16 @@ def optimise(pair: Pair, velocity: Velocity, settings: Continuous, seed: int, ti
     The features of `pair` are released on the way.
     """
     coarse, fine = settings.iterations
-    turn = 0.4 * coarse / max(coarse + fine, 1)
+    turn = coarse / max(coarse + LATTICE**3 * fine, 1)
     full = pair.fixed_weight, pair.moving_weight
-    half, quarter = ([pool(w[None], stride)[0] for w in full] for stride in (2, 4))
     dsir = [x for x in (pair.fixed_dsir, pair.moving_dsir) if x is not None]
-    terms = [Term(velocity, [channels_last(pool_compact(x, 4)) for x in (pair.fixed, pair.moving)], quarter)]
-    if dsir:
-        small = [channels_last(pool(x, 2)) for x in dsir]
-        terms.append(Term(velocity, small, quarter, share=DSIR_SHARE))
-    _descend(
-        velocity, terms, settings, coarse, seed, False, lambda n, m: tick(turn * n / coarse, m), pair.pull
-    )
+    if coarse:
+        quarter = [pool(w[None], 4)[0] for w in full]
+        small = [channels_last(pool_compact(x, 4)) for x in (pair.fixed, pair.moving)]
+        terms = [Term(velocity, small, quarter)]
+        if dsir:
+            terms.append(Term(velocity, [channels_last(pool(x, 2)) for x in dsir], quarter, share=DSIR_SHARE))
+        _descend(velocity, terms, settings, coarse, seed, lambda n, m: tick(turn * n / coarse, m), pair.pull)
     features = []
     for name in ("fixed", "moving"):
         features.append(channels_last(getattr(pair, name)))
@@ -194,6 +236,7 @@ def optimise(pair: Pair, velocity: Velocity, settings: Continuous, seed: int, ti
         Term(velocity, images, full, stride=LATTICE, share=CORRELATION_SHARE, compare=local_correlation),
     ]
     if dsir:
+        half = [pool(w[None], 2)[0] for w in full]
         terms.append(Term(velocity, [channels_last(x) for x in dsir], half, share=DSIR_SHARE))
     _descend(
         velocity,
@@ -201,7 +244,6 @@ def optimise(pair: Pair, velocity: Velocity, settings: Continuous, seed: int, ti
         settings,
         fine,
         seed,
-        True,
         lambda n, m: tick(turn + (1 - turn) * n / fine, m),
         pair.pull,
     )
@@ -232,6 +274,7 @@ class Term:
         self.fixed_weight, self.moving_weight = (w.contiguous() for w in weights)
         self.stride, self.share = stride, share
         self.shape = tuple(weights[0].shape)
+        self.nodes = velocity.nodes
         self.voxels_per_node = velocity.step * self.shape[0] / velocity.working_shape[0]
         self.index = identity(self.shape, device=self.fixed.device)
 
@@ -242,25 +285,40 @@ class Term:
 
     def positions(self, flows: tuple[Tensor, Tensor], offset: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Where the voxels `offset` + multiples of the stride lie in the other image, by `flows` at the nodes."""
-        k, j, i = self._every(offset)
-        at = self.index[:, k, j, i]
-        z, y, x = (
-            (torch.arange(o.start, n, self.stride, device=at.device) + 0.5) / self.voxels_per_node - 0.5
-            for o, n in zip((k, j, i), self.shape, strict=True)
-        )
-        forward, backward = (at + upsample_lattice(flow, (z, y, x)) * self.voxels_per_node for flow in flows)
+        at = self.index[(slice(None), *self._every(offset))]
+        nodes = self._lattice_in_nodes(offset)
+        forward, backward = (at + upsample_lattice(flow, nodes) * self.voxels_per_node for flow in flows)
         return forward, backward
 
-    def loss(self, positions: tuple[Tensor, Tensor], offset: Sequence[int]) -> Tensor:
-        """The dissimilarity in both directions, at `positions` of the same `offset`."""
-        result = torch.zeros((), device=positions[0].device)
+    def compared(self, positions: tuple[Tensor, Tensor], offset: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The dissimilarity in both directions, at `positions` of the same `offset`.
+
+        Returns:
+            The loss, and its curvature in the velocity ``(6, d, h, w)``, `lumped` at the nodes.
+        """
+        loss, curvature = [], []
         for position, own, other, own_weight, other_weight in (
             (positions[0], self.fixed, self.moving, self.fixed_weight, self.moving_weight),
             (positions[1], self.moving, self.fixed, self.moving_weight, self.fixed_weight),
         ):
             seen, weight = (x[self._every(offset)].contiguous() for x in (own, own_weight))
-            result = result + self.compare(seen, other, position, weight, other_weight)
-        return result * self.share
+            found = self.compare(seen, other, position, weight, other_weight)
+            loss.append(found.cost)
+            curvature.append(found.curvature)
+        axes = [
+            lattice_weights(at, n) for at, n in zip(self._lattice_in_nodes(offset), self.nodes, strict=True)
+        ]
+        scale = self.share * self.voxels_per_node**2
+        return (loss[0] + loss[1]) * self.share, lumped(curvature[0] + curvature[1], axes) * scale
+
+    def _lattice_in_nodes(self, offset: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Indices (k, j, i) of the lattice's planes in the node grid."""
+        z, y, x = (
+            (torch.arange(o.start, n, self.stride, device=self.index.device) + 0.5) / self.voxels_per_node
+            - 0.5
+            for o, n in zip(self._every(offset), self.shape, strict=True)
+        )
+        return z, y, x
 
     def _every(self, offset: Sequence[int]) -> tuple[slice, ...]:
         return tuple(slice(o % self.stride, None, self.stride) for o in offset)
@@ -288,35 +346,52 @@ def _descend(
     settings: Continuous,
     iterations: int,
     seed: int,
-    anneal: bool,
     tick: Callable[[int, dict[str, float]], None],
     pull: Pull | None,
 ) -> None:
-    coefficients = velocity.coefficients.detach().requires_grad_()
-    velocity.coefficients = coefficients
-    rate = LEARNING_RATE * (0.5 if anneal else 1.0)
-    optimiser = torch.optim.Adam([coefficients], lr=rate, betas=(0.9, 0.99))
+    """Gauss-Newton steps with momentum, ever smaller, each on another offset of the lattice."""
     offsets = list(itertools.product(range(max(term.stride for term in terms)), repeat=3))
     random = np.random.default_rng(seed)
+    window = velocity.fade()
+    moving = torch.zeros_like(velocity.coefficients)
+    curvature: Tensor | None = None
     for number in range(iterations):
         if number % len(offsets) == 0:
             order = random.permutation(len(offsets))
-        field = velocity.at_nodes()
-        flows = exponential(field), exponential(-field)
         offset = offsets[order[number % len(offsets)]]
+        field = velocity.at_nodes().requires_grad_()
+        flows = exponential(field), exponential(-field)
         places = {
             lattice: term.positions(flows, offset)
             for lattice, term in {term.lattice: term for term in terms}.items()
         }
-        data = torch.stack([term.loss(places[term.lattice], offset) for term in terms]).sum()
-        penalty = settings.regularisation * roughness(field) + STEEP_WEIGHT * steepness(field)
-        loss = DATA_WEIGHT * data + penalty
+        losses, curvatures = zip(
+            *(term.compared(places[term.lattice], offset) for term in terms), strict=True
+        )
+        data = torch.stack(losses).sum()
+        loss = (
+            DATA_WEIGHT * data + settings.regularisation * roughness(field) + STEEP_WEIGHT * steepness(field)
+        )
+        found = DATA_WEIGHT * torch.stack(curvatures).sum(dim=0)
         if pull is not None:
             loss = loss + pull(flows)
-        optimiser.zero_grad()
-        loss.backward()
-        if anneal:
-            optimiser.param_groups[0]["lr"] = rate * (1 - 0.9 * number / iterations)
-        optimiser.step()
+            found = found + pull.curvature(flows)
+        (gradient,) = torch.autograd.grad(loss, field)
+        curvature = found if curvature is None else torch.lerp(found, curvature, CURVATURE_MEMORY)
+        change = gauss_newton.step(
+            gradient * window, curvature, settings.regularisation, BENDING, _steep_weights(field.detach())
+        )
+        change = change * (LONGEST_STEP / change.norm(dim=0).clamp_min(LONGEST_STEP)) * window
+        share = FIRST_STEP + (LAST_STEP - FIRST_STEP) * number / max(iterations - 1, 1)
+        moving = MOMENTUM * moving + velocity.change(share * change)
+        velocity.coefficients = velocity.coefficients + moving
         tick(number + 1, {"dissimilarity": float(data.detach()) / 2})
-    velocity.coefficients = coefficients.detach()
+
+
+def _steep_weights(field: Tensor) -> list[Tensor]:
+    """Curvature of `steepness` by the first differences along each axis; none where nothing is too steep."""
+    weights = []
+    for axis in (1, 2, 3):
+        steep = field.diff(dim=axis).abs() > STEEP
+        weights.append(steep * (2 * STEEP_WEIGHT / max(steep.numel(), 1)))
+    return weights if any(w.any() for w in weights) else []

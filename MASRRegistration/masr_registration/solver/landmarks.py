@@ -7,6 +7,7 @@ smoothness, the one-to-one test and the inverse hold as without landmarks.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,12 +39,33 @@ class LandmarkPull:
 
     def __call__(self, flows: tuple[Tensor, Tensor]) -> Tensor:
         """A scalar. It is divided by the number of nodes as the roughness is, so the weight suits any image."""
-        nodes = flows[0][0].numel()
-        total = torch.zeros((), device=flows[0].device)
-        for flow, start, end in ((flows[0], self.fixed, self.moving), (flows[1], self.moving, self.fixed)):
-            rest = (start + sample(flow, start) - end).square().sum(dim=0).clamp_min(1e-12).sqrt()
-            total = total + huber_loss(rest, torch.zeros_like(rest), reduction="sum", delta=self.outlier)
-        return self.weight * total / nodes
+        rests = self._rests(flows)
+        total = torch.stack(
+            [huber_loss(rest, torch.zeros_like(rest), reduction="sum", delta=self.outlier) for rest in rests]
+        ).sum()
+        return self.weight * total / flows[0][0].numel()
+
+    def curvature(self, flows: tuple[Tensor, Tensor]) -> Tensor:
+        """Of the loss in the velocity ``(6, d, h, w)``: each landmark's, shared out among the nodes around it."""
+        nodes = flows[0].new_zeros(flows[0].shape[1:])
+        for rest, start in zip(self._rests(flows), (self.fixed, self.moving), strict=True):
+            pull = (self.outlier / rest.detach()).clamp_max(1)
+            low = start.floor()
+            for corner in itertools.product((0, 1), repeat=3):
+                at = low + start.new_tensor(corner)[:, None]
+                share = (1 - (start - at).abs()).clamp_min(0).prod(dim=0)
+                i, j, k = (x.long().clamp(0, n - 1) for x, n in zip(at, reversed(nodes.shape), strict=True))
+                nodes.index_put_((k, j, i), share * pull, accumulate=True)
+        diagonal = self.weight * nodes / nodes.numel()
+        return torch.stack((diagonal,) * 3 + (torch.zeros_like(diagonal),) * 3)
+
+    def _rests(self, flows: tuple[Tensor, Tensor]) -> list[Tensor]:
+        """Distances ``(N,)`` in nodes that are left, from the fixed points and from the moving ones."""
+        ends = ((flows[0], self.fixed, self.moving), (flows[1], self.moving, self.fixed))
+        return [
+            (start + sample(flow, start) - end).square().sum(dim=0).clamp_min(1e-12).sqrt()
+            for flow, start, end in ends
+        ]
 
 
 def landmark_pull(

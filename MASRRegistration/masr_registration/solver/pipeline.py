@@ -335,7 +335,8 @@ class _Run:
             chain = TransformChain((Affine(self.matrix), *self.fields))
             self.dense = chain.dense(self.fixed.geometry)
             folds = folded_cells(self.dense, self.fixed.geometry).nonzero().flip(1).double() + 0.5
-            if not len(folds):
+            self.folds = len(folds)
+            if not self.folds:
                 break
             if attempt < UNFOLDING_ROUNDS:
                 cells = torch.zeros([n - 1 for n in velocity.shape[1:]], dtype=torch.bool)
@@ -422,7 +423,7 @@ class _Run:
         geometry = self.fixed.geometry
         own = self.fields and not self.outer
         dense = self.dense if own else result.transform.dense(geometry)
-        folds = fold_count(dense, geometry)
+        folds = self.folds if own else fold_count(dense, geometry)
         deformable = TransformChain(
             tuple(f for f in result.transform.factors if isinstance(f, DisplacementField))
         )

@@ -128,6 +128,12 @@ def bspline_upsample(coefficients: Tensor, shape: Sequence[int], step: float) ->
     return result
 
 
+def lattice_weights(position: Tensor, n: int) -> Tensor:
+    """Weights ``(N, n)`` of an axis of n samples at N continuous indices, linear, edges repeated."""
+    distance = (position.clamp(0, n - 1)[:, None] - torch.arange(n, device=position.device)).abs()
+    return (1 - distance).clamp_min(0)
+
+
 def upsample_lattice(field: Tensor, positions: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Linear interpolation of ``(C, d, h, w)`` on a lattice given by its (k, j, i) indices along each axis.
 
@@ -135,8 +141,6 @@ def upsample_lattice(field: Tensor, positions: tuple[Tensor, Tensor, Tensor]) ->
     """
     result = field
     for axis, position in enumerate(positions):
-        n = field.shape[axis + 1]
-        distance = (position.clamp(0, n - 1)[:, None] - torch.arange(n, device=position.device)).abs()
-        matrix = (1 - distance).clamp_min(0)
+        matrix = lattice_weights(position, field.shape[axis + 1])
         result = torch.movedim(torch.movedim(result, axis + 1, -1) @ matrix.T, -1, axis + 1)
     return result

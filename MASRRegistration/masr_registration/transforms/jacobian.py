@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from .. import compiled
 from ..volume import Geometry
 
 STRICT_BOUND = 0.42
@@ -61,6 +62,15 @@ def folded_cells(displacement: Tensor, geometry: Geometry) -> Tensor:
     Args:
         displacement: ``(3, D, H, W)`` LPS mm on `geometry`.
     """
+    single = displacement.dtype == torch.float32 and displacement.device.type == "cpu"
+    if compiled.jacobian is not None and single:
+        found: Tensor = compiled.jacobian.folded_cells(displacement, geometry.index_to_physical[:3, :3])
+        return found
+    return folded_cells_reference(displacement, geometry)
+
+
+def folded_cells_reference(displacement: Tensor, geometry: Geometry) -> Tensor:
+    """`folded_cells` in plain torch, on any device."""
     shape = displacement.shape[1:]
     folded = torch.zeros([n - 1 for n in shape], dtype=torch.bool, device=displacement.device)
     for start, stop in _slabs(shape[0] - 1):

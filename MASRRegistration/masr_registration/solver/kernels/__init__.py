@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +46,19 @@ def channels_last(features: Tensor) -> Tensor:
     return features.permute(1, 2, 3, 0).contiguous()
 
 
+class Comparison(NamedTuple):
+    """What comparing two images gives.
+
+    Attributes:
+        cost: a scalar, differentiable in the positions.
+        curvature: ``(6, D, H, W)``, the Gauss-Newton approximation of its second derivatives in each position: ii, jj,
+            kk, ij, ik, jk.
+    """
+
+    cost: Tensor
+    curvature: Tensor
+
+
 class _WithGradient(torch.autograd.Function):
     """A cost whose gradient in `position` was computed along with it."""
 
@@ -67,7 +80,7 @@ def feature_difference(
     weight: Tensor,
     moving_weight: Tensor,
     backend: Any = None,
-) -> Tensor:
+) -> Comparison:
     """Weighted mean squared difference of fixed features and moving features at given positions.
 
     Args:
@@ -80,14 +93,13 @@ def feature_difference(
             the products.
 
     Returns:
-        A scalar: the mean over weight and channels. Beyond the moving grid its edge value counts, without slope.
+        The mean over weight and channels. Beyond the moving grid its edge value counts, without slope.
     """
     unit = FEATURE_UNIT if fixed.dtype == torch.int16 else 1.0
-    found = (backend or backend_for(position.device)).difference_and_gradient(
+    cost, gradient, curvature = (backend or backend_for(position.device)).difference(
         fixed, moving, position.detach(), weight, moving_weight, unit
     )
-    result: Tensor = _WithGradient.apply(position, *found)  # type: ignore[no-untyped-call]
-    return result
+    return Comparison(_WithGradient.apply(position, cost, gradient), curvature)  # type: ignore[no-untyped-call]
 
 
 def local_correlation(
@@ -97,7 +109,7 @@ def local_correlation(
     weight: Tensor,
     moving_weight: Tensor,
     backend: Any = None,
-) -> Tensor:
+) -> Comparison:
     """Weighted mean of 1 - r^2, r the correlation of both images over the 3^3 voxels around each fixed voxel.
 
     Blind to any linear relation of the intensities in a neighbourhood, inversion included. Within a window each voxel
@@ -109,13 +121,13 @@ def local_correlation(
         position, weight, moving_weight: as in `feature_difference`.
 
     Returns:
-        A scalar in [0, 1], differentiable in `position`, analytically.
+        A cost in [0, 1], differentiable in `position`, analytically. Its curvature is that of the squared residual of
+        the best linear relation in each window, the relation held fixed.
     """
-    found = (backend or backend_for(position.device)).correlation_and_gradient(
+    cost, gradient, curvature = (backend or backend_for(position.device)).correlation(
         fixed, moving, position.detach(), weight, moving_weight
     )
-    result: Tensor = _WithGradient.apply(position, *found)  # type: ignore[no-untyped-call]
-    return result
+    return Comparison(_WithGradient.apply(position, cost, gradient), curvature)  # type: ignore[no-untyped-call]
 
 
 class _SelfCompose(torch.autograd.Function):

@@ -12,20 +12,20 @@ from ...compiled.boxes import box3
 from ...compiled.cells import cell_of, nearest_value
 from ...compiled.options import FAST_MATH
 from ...compiled.threads import use_torch_threads
-from .numba_correlation import correlation_and_gradient
+from .numba_correlation import correlation
 
 __all__ = [
     "cheapest",
-    "correlation_and_gradient",
+    "correlation",
     "cost_volume",
-    "difference_and_gradient",
+    "difference",
     "self_compose",
     "self_compose_backward",
 ]
 
 
 @numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
-def _difference_and_gradient(fixed, moving, position, weight, moving_weight, gradient, cost, total_weight):  # type: ignore[no-untyped-def]
+def _difference(fixed, moving, position, weight, moving_weight, gradient, curvature, cost, total_weight):  # type: ignore[no-untyped-def]
     depth, height, width, channels = fixed.shape
     top_k, top_j, top_i = moving.shape[0] - 1, moving.shape[1] - 1, moving.shape[2] - 1
     for k in numba.prange(depth):
@@ -37,9 +37,10 @@ def _difference_and_gradient(fixed, moving, position, weight, moving_weight, gra
                 if w > 0:
                     w *= nearest_value(moving_weight, x, y, z)
                 if w == 0:
-                    gradient[0, k, j, i] = 0
-                    gradient[1, k, j, i] = 0
-                    gradient[2, k, j, i] = 0
+                    for n in range(3):
+                        gradient[n, k, j, i] = 0
+                    for n in range(6):
+                        curvature[n, k, j, i] = 0
                     continue
                 i0, i1, a, slope_x = cell_of(x, top_i)
                 j0, j1, b, slope_y = cell_of(y, top_j)
@@ -51,6 +52,8 @@ def _difference_and_gradient(fixed, moving, position, weight, moving_weight, gra
                 v110, v111 = moving[k1, j1, i0], moving[k1, j1, i1]
                 f = fixed[k, j, i]
                 local, gx, gy, gz = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+                xx, yy, zz = np.float32(0), np.float32(0), np.float32(0)
+                xy, xz, yz = np.float32(0), np.float32(0), np.float32(0)
                 for n in range(channels):
                     r000, r001 = np.float32(v000[n]), np.float32(v001[n])
                     r010, r011 = np.float32(v010[n]), np.float32(v011[n])
@@ -62,46 +65,66 @@ def _difference_and_gradient(fixed, moving, position, weight, moving_weight, gra
                     l10, l11 = r100 + a * dx10, r110 + a * dx11
                     p0, p1 = l00 + b * (l01 - l00), l10 + b * (l11 - l10)
                     d = p0 + c * (p1 - p0) - np.float32(f[n])
+                    ux = c_ * (b_ * dx00 + b * dx01) + c * (b_ * dx10 + b * dx11)
+                    uy, uz = c_ * (l01 - l00) + c * (l11 - l10), p1 - p0
                     local += d * d
-                    gx += d * (c_ * (b_ * dx00 + b * dx01) + c * (b_ * dx10 + b * dx11))
-                    gy += d * (c_ * (l01 - l00) + c * (l11 - l10))
-                    gz += d * (p1 - p0)
+                    gx += d * ux
+                    gy += d * uy
+                    gz += d * uz
+                    xx += ux * ux
+                    yy += uy * uy
+                    zz += uz * uz
+                    xy += ux * uy
+                    xz += ux * uz
+                    yz += uy * uz
                 total += w * local
                 weights += w
-                gradient[0, k, j, i] = w * slope_x * gx
-                gradient[1, k, j, i] = w * slope_y * gy
-                gradient[2, k, j, i] = w * slope_z * gz
+                wx, wy, wz = w * slope_x, w * slope_y, w * slope_z
+                gradient[0, k, j, i], gradient[1, k, j, i], gradient[2, k, j, i] = wx * gx, wy * gy, wz * gz
+                curvature[0, k, j, i], curvature[1, k, j, i], curvature[2, k, j, i] = (
+                    wx * xx,
+                    wy * yy,
+                    wz * zz,
+                )
+                curvature[3, k, j, i], curvature[4, k, j, i] = wx * slope_y * xy, wx * slope_z * xz
+                curvature[5, k, j, i] = wy * slope_z * yz
         cost[k] = total
         total_weight[k] = weights
 
 
-def difference_and_gradient(
+def difference(
     fixed: Tensor,
     moving: Tensor,
     position: Tensor,
     weight: Tensor,
     moving_weight: Tensor,
     unit: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """Cost (scalar) and its gradient ``(3, D, H, W)`` of features in multiples of `unit`, on the CPU.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cost, gradient and curvature (see `kernels.Comparison`) of features in multiples of `unit`, on the CPU.
 
     Other arguments as in `kernels.feature_difference`.
     """
     use_torch_threads()
     gradient = torch.empty_like(position, memory_format=torch.contiguous_format)
+    curvature = torch.empty(6, *position.shape[1:])
     cost, total = np.zeros(fixed.shape[0]), np.zeros(fixed.shape[0])
-    _difference_and_gradient(
+    _difference(
         fixed.numpy(),
         moving.numpy(),
         position.contiguous().numpy(),
         weight.numpy(),
         moving_weight.numpy(),
         gradient.numpy(),
+        curvature.numpy(),
         cost,
         total,
     )
     scale = unit**2 / (total.sum() * fixed.shape[3] + 1e-12)
-    return torch.tensor(cost.sum() * scale, dtype=position.dtype), gradient.mul_(2 * scale)
+    return (
+        torch.tensor(cost.sum() * scale, dtype=position.dtype),
+        gradient.mul_(2 * scale),
+        curvature.mul_(2 * scale),
+    )
 
 
 @numba.njit(fastmath=FAST_MATH, cache=True, nogil=True)

@@ -83,17 +83,22 @@ def _correlate(sums, product, floor, parts, cost, total_weight):  # type: ignore
 
 
 @numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
-def _gradient(fixed, value, product, parts, scale, slope):  # type: ignore[no-untyped-def]
+def _derivatives(fixed, value, product, parts, scale, slope, curvature):  # type: ignore[no-untyped-def]
+    """Turns the slopes into the gradient, in place, and fills in the curvature."""
     for k in numba.prange(fixed.shape[0]):
         pull = (parts[1, k] * value[k] - parts[0, k] * fixed[k] - parts[2, k]) * product[k] * scale
+        steep = parts[1, k] * product[k] * scale
+        x, y, z = slope[0, k], slope[1, k], slope[2, k]
+        curvature[0, k], curvature[1, k], curvature[2, k] = x * x * steep, y * y * steep, z * z * steep
+        curvature[3, k], curvature[4, k], curvature[5, k] = x * y * steep, x * z * steep, y * z * steep
         for axis in range(3):
             slope[axis, k] *= pull
 
 
-def correlation_and_gradient(
+def correlation(
     fixed: Tensor, moving: Tensor, position: Tensor, weight: Tensor, moving_weight: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Cost (scalar) and its gradient ``(3, D, H, W)``; arguments as in `kernels.local_correlation`, on the CPU."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cost, gradient and curvature (see `kernels.Comparison`); arguments as in `kernels.local_correlation`."""
     use_torch_threads()
     shape = fixed.shape
     slope = torch.empty(3, *shape)
@@ -115,5 +120,8 @@ def correlation_and_gradient(
     _correlate(sums, product, np.float32(VARIANCE_FLOOR), parts, cost, total)
     box3(parts, 1)
     weight_sum = total.sum() + 1e-12
-    _gradient(images[0], value, product, parts, np.float32(1 / weight_sum), slope.numpy())
-    return torch.tensor(cost.sum() / weight_sum, dtype=position.dtype), slope
+    curvature = torch.empty(6, *shape)
+    _derivatives(
+        images[0], value, product, parts, np.float32(1 / weight_sum), slope.numpy(), curvature.numpy()
+    )
+    return torch.tensor(cost.sum() / weight_sum, dtype=position.dtype), slope, curvature

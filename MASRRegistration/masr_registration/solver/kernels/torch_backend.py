@@ -14,15 +14,15 @@ VARIANCE_FLOOR = 1e-4
 """Added to the variances of a window: below a deviation of 1 % of the intensity range there is nothing to correlate."""
 
 
-def difference_and_gradient(
+def difference(
     fixed: Tensor,
     moving: Tensor,
     position: Tensor,
     weight: Tensor,
     moving_weight: Tensor,
     unit: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """Cost (scalar) and its gradient ``(3, D, H, W)`` of features in multiples of `unit`.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cost, gradient and curvature (see `kernels.Comparison`) of features in multiples of `unit`.
 
     Other arguments as in `kernels.feature_difference`.
     """
@@ -32,13 +32,14 @@ def difference_and_gradient(
     scale = unit**2 / (weight.sum().clamp_min(1e-12) * moving.shape[3])
     cost = (difference * (value - fixed)).sum() * scale
     gradient = torch.stack([(difference * d).sum(dim=-1) for d in derivative]) * (2 * scale)
-    return cost, gradient
+    curvature = outer_products(torch.stack(derivative)).sum(dim=-1) * weight * (2 * scale)
+    return cost, gradient, curvature
 
 
-def correlation_and_gradient(
+def correlation(
     fixed: Tensor, moving: Tensor, position: Tensor, weight: Tensor, moving_weight: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Cost (scalar) and its gradient ``(3, D, H, W)``; arguments as in `kernels.local_correlation`."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cost, gradient and curvature (see `kernels.Comparison`); arguments as in `kernels.local_correlation`."""
     values, derivative, product = _sampled(moving[..., None], position, weight, moving_weight)
     value, slope = values[..., 0], torch.stack(derivative)[..., 0]
     inner = torch.zeros_like(product)
@@ -55,7 +56,14 @@ def correlation_and_gradient(
     p, q, rest = box(torch.stack((p, q, q * mean_m - p * mean_a)))
     weight = product * known
     total = weight.sum().clamp_min(1e-12)
-    return (weight * (1 - squared)).sum() / total, slope * (product * (q * value - p * fixed - rest) / total)
+    cost = (weight * (1 - squared)).sum() / total
+    gradient = slope * (product * (q * value - p * fixed - rest) / total)
+    return cost, gradient, outer_products(slope) * (product * q / total)
+
+
+def outer_products(vectors: Tensor) -> Tensor:
+    """``(3, ...)`` -> the six entries of ``v v^T`` ``(6, ...)``: ii, jj, kk, ij, ik, jk."""
+    return torch.stack([vectors[a] * vectors[b] for a, b in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))])
 
 
 def _sampled(
