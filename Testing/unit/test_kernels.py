@@ -311,12 +311,12 @@ def test_gradient_of_the_local_correlation(fixed: Any, moving: Any, seed: int) -
 @settings(max_examples=60, deadline=None)
 def test_compiled_local_correlation(fixed: Any, moving: Any, seed: int) -> None:
     own, other, position, weight, other_weight = problem(fixed, moving, 1, seed)
-    parts = own[..., 0].sigmoid(), other[..., 0].sigmoid(), position, weight, other_weight
+    parts = own[..., 0], other[..., 0], position, weight, other_weight
     cost, gradient, curvature = torch_backend.correlation(*parts)
     found = numba_backend.correlation(*(p.float().contiguous() for p in parts))
     torch.testing.assert_close(found[0].double(), cost, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found[1].double(), gradient, atol=2e-4, rtol=2e-3)
-    torch.testing.assert_close(found[2].double(), curvature, atol=5e-3, rtol=2e-3)
+    torch.testing.assert_close(found[2].double(), curvature, atol=2e-2, rtol=2e-3)
 
 
 def test_curvature_of_the_local_correlation_is_that_of_the_linear_relations() -> None:

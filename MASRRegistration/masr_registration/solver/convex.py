@@ -29,6 +29,8 @@ UNKNOWN = 0.4
 displacement gains by leaving the image and none by entering it."""
 UNSURE = 0.01
 """Weight in the smoothing of a node that has nothing to say: it takes what its neighbours found."""
+STATISTICS_STEP = 2
+"""The spread of the costs is taken at every second node along each axis."""
 FLAT = 0.97
 """Mean of the self-similarities above which a place has no structure (in a constant region all of them are 1)."""
 
@@ -75,7 +77,9 @@ def coupled_convex(cost: Tensor, radius: int, certainty: Tensor) -> Tensor:
     Returns:
         ``(3, D, H, W)`` in nodes.
     """
-    scale = float((cost.std(dim=0) * certainty).sum() / certainty.sum())
+    every = (slice(None, None, STATISTICS_STEP),) * 3
+    spread, sure = cost[(slice(None), *every)].std(dim=0), certainty[every]
+    scale = float((spread * sure).sum() / sure.sum())
     total = box(certainty[None])
     field = cost.new_zeros(3, *cost.shape[1:])
     for coupling in (FIRST_COUPLING, *COUPLINGS):

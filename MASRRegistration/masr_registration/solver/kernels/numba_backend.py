@@ -185,22 +185,32 @@ def self_compose_backward(field: Tensor, outer: Tensor) -> Tensor:
 
 
 @numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
-def _cost_volume(fixed, padded, weight, padded_weight, unknown, radius, cost):  # type: ignore[no-untyped-def]
-    depth, height, width, channels = fixed.shape
+def _cost_volume(fixed, moving, weight, moving_weight, unknown, radius, cost):  # type: ignore[no-untyped-def]
+    """`fixed` is padded at the end of its rows only, so that a displacement is one offset for a whole slice."""
+    channels, depth, height, row = fixed.shape
+    width = weight.shape[2]
     side = 2 * radius + 1
+    count = (height - 1) * row + width
+    own = fixed.reshape(channels, depth, height * row)
+    other = moving.reshape(channels, moving.shape[1], moving.shape[2] * row)
+    known = moving_weight.reshape(moving.shape[1], moving.shape[2] * row)
+    share = np.float32(1 / channels)
     for k in numba.prange(depth):
+        total = np.empty(height * row, np.float32)
         for label in range(side**3):
-            dk, dj, di = label // (side * side), label // side % side, label % side
+            dk, start = label // (side * side), label // side % side * row + label % side
+            total[:] = 0
+            for n in range(channels):
+                f, m = own[n, k], other[n, k + dk, start : start + count]
+                for i in range(count):
+                    d = f[i] - m[i]
+                    total[i] += d * d
+            seen = known[k + dk, start : start + count]
+            for i in range(count):
+                total[i] = seen[i] * total[i] * share + (np.float32(1) - seen[i]) * unknown
             for j in range(height):
                 for i in range(width):
-                    f, m = fixed[k, j, i], padded[k + dk, j + dj, i + di]
-                    total = np.float32(0)
-                    for n in range(channels):
-                        d = f[n] - m[n]
-                        total += d * d
-                    known = padded_weight[k + dk, j + dj, i + di]
-                    mean = known * total / np.float32(channels) + (np.float32(1) - known) * unknown
-                    cost[label, k, j, i] = mean * weight[k, j, i]
+                    cost[label, k, j, i] = total[j * row + i] * weight[k, j, i]
 
 
 def cost_volume(
@@ -211,41 +221,48 @@ def cost_volume(
     padded, padded_weight = (
         functional.pad(x[None], (radius,) * 6, mode="replicate")[0] for x in (moving, moving_weight[None])
     )
+    rows = functional.pad(fixed, (0, 2 * radius))
     cost = np.empty(((2 * radius + 1) ** 3, *weight.shape), np.float32)
-    last = [x.permute(1, 2, 3, 0).contiguous().numpy() for x in (fixed, padded)]
-    weights = [x.contiguous().numpy() for x in (weight, padded_weight[0])]
-    _cost_volume(last[0], last[1], weights[0], weights[1], np.float32(unknown), radius, cost)
+    arrays = [x.contiguous().numpy() for x in (rows, padded, weight, padded_weight[0])]
+    _cost_volume(*arrays, np.float32(unknown), radius, cost)
     box3(cost, 2)
     return torch.from_numpy(cost)
 
 
 @numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
 def _cheapest(cost, field, strength, radius, result):  # type: ignore[no-untyped-def]
-    labels, depth, height, width = cost.shape
+    """All of the arrays with their last two axes joined."""
+    _, depth, count = cost.shape
     side = 2 * radius + 1
-    for row in numba.prange(depth * height):
-        k, j = row // height, row % height
-        lowest = np.full(width, np.float32(np.inf))
-        best = np.zeros(width, np.int32)
-        for label in range(labels):
-            z = np.float32(label // (side * side) - radius)
-            y = np.float32(label // side % side - radius)
-            x = np.float32(label % side - radius)
-            for i in range(width):
-                dx, dy, dz = x - field[0, k, j, i], y - field[1, k, j, i], z - field[2, k, j, i]
-                total = cost[label, k, j, i] + strength * (dx * dx + dy * dy + dz * dz)
-                if total < lowest[i]:
-                    lowest[i] = total
-                    best[i] = label
-        for i in range(width):
-            label = best[i]
-            result[0, k, j, i] = label % side - radius
-            result[1, k, j, i] = label // side % side - radius
-            result[2, k, j, i] = label // (side * side) - radius
+    for k in numba.prange(depth):
+        at_i, at_j, at_k = field[0, k], field[1, k], field[2, k]
+        lowest, best = np.full(count, np.float32(np.inf)), np.zeros(count, np.float32)
+        apart = np.empty(count, np.float32)
+        for line in range(side * side):
+            z, y = np.float32(line // side - radius), np.float32(line % side - radius)
+            for i in range(count):
+                dy, dz = y - at_j[i], z - at_k[i]
+                apart[i] = strength * (dy * dy + dz * dz)
+            for n in range(side):
+                x, label = np.float32(n - radius), np.float32(line * side + n)
+                here = cost[line * side + n, k]
+                for i in range(count):
+                    dx = x - at_i[i]
+                    total = here[i] + apart[i] + strength * (dx * dx)
+                    less = total < lowest[i]
+                    best[i] = label if less else best[i]
+                    lowest[i] = total if less else lowest[i]
+        for i in range(count):
+            found = int(best[i])
+            result[0, k, i] = found % side - radius
+            result[1, k, i] = found // side % side - radius
+            result[2, k, i] = found // (side * side) - radius
 
 
 def cheapest(cost: Tensor, field: Tensor, strength: float, radius: int) -> Tensor:
     """Displacements ``(3, D, H, W)`` of least cost near a field; arguments as in `solver.convex.coupled_convex`."""
+    use_torch_threads()
     result = torch.empty_like(field, memory_format=torch.contiguous_format)
-    _cheapest(cost.numpy(), field.contiguous().numpy(), np.float32(strength), radius, result.numpy())
+    arrays = [x.contiguous().flatten(2).numpy() for x in (cost, field, result)]
+    _cheapest(arrays[0], arrays[1], np.float32(strength), radius, arrays[2])
     return result
