@@ -6,6 +6,8 @@ level reads full-resolution features on a lattice of every second voxel whose of
 detail of full resolution for an eighth of its cost. There the intensities count too, by their local correlation, which
 finds edges that the self-similarities blur.
 
+Each iteration is a damped `gauss_newton.step`.
+
 Sources: Arsigny et al. 2006 (log-Euclidean diffeomorphisms); Avants et al. 2008 (symmetric formulation, local
 correlation); Rueckert et al. 1999 (B-splines); Siebert et al. 2021 (instance optimisation on MIND-SSC).
 """
