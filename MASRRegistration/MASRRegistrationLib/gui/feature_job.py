@@ -54,13 +54,18 @@ class FeatureJob:
         except BaseException:
             self._folder.remove()
             raise
+        slicer.app.connect("aboutToQuit()", self.onQuit)
         self._scene = slicer.mrmlScene
         self._tag = self._scene.AddObserver(self._scene.StartCloseEvent, self._onSceneClose)
 
-    def abandon(self) -> None:
-        """Kill the worker, calling nobody."""
-        self._process.abandon()
+    def abandon(self, *, quitting: bool = False) -> None:
+        """Kill the worker, calling nobody: it is not wanted any more, or the application is `quitting`."""
+        self._process.abandon(quitting=quitting)
         self._close()
+
+    def onQuit(self) -> None:
+        """The application ends: nothing is left running."""
+        self.abandon(quitting=True)
 
     def _onMessage(self, message: Message) -> None:
         if isinstance(message, Progress):
@@ -84,5 +89,6 @@ class FeatureJob:
         self._onEnd(None, None)
 
     def _close(self) -> None:
+        slicer.app.disconnect("aboutToQuit()", self.onQuit)
         self._folder.remove()
         self._scene.RemoveObserver(self._tag)

@@ -11,12 +11,13 @@ from typing import Any
 import qt
 import slicer
 from masr_registration import demo
+from masr_registration.diagnosis import ATTACHED
 from masr_registration.errors import MasrError
 from slicer.i18n import tr as _
 
 from . import dependencies, sample
 from .messages import showError
-from .process import startModule
+from .process import hasLeft, leaveBehind, startModule
 from .tab import Tab
 
 MODULE = "masr_registration.diagnosis"
@@ -31,20 +32,25 @@ class HelpPanel(Tab):
         super().__init__(resourcePath)
         self._register = register
         self._process: Any = None  # also when it has ended: it must not be deleted in its own signals
+        self._abandoned = False
         ui = self.ui
         ui.sampleButton.connect("clicked(bool)", self.onSample)
         ui.diagnoseButton.connect("clicked(bool)", self.onDiagnose)
         ui.copyDiagnosisButton.connect("clicked(bool)", self.onCopy)
         self._showDiagnosis("")
+        slicer.app.connect("aboutToQuit()", self.onQuit)
 
     def setBusy(self, busy: bool) -> None:
         """A registration runs: no other is begun from here."""
         self.ui.sampleButton.enabled = not busy
 
     def cleanup(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.waitForFinished(1000)
+        slicer.app.disconnect("aboutToQuit()", self.onQuit)
+        self._abandon(quitting=False)
+
+    def onQuit(self) -> None:
+        """The application ends: nothing is left running."""
+        self._abandon(quitting=True)
 
     def onSample(self) -> None:
         """Load the sample pair and register it."""
@@ -71,16 +77,19 @@ class HelpPanel(Tab):
         self._process = process = qt.QProcess()
         process.connect("finished(int,QProcess::ExitStatus)", self._onFinished)
         process.connect("errorOccurred(QProcess::ProcessError)", self._onProcessError)
-        startModule(process, python, MODULE)
+        startModule(process, python, MODULE, ATTACHED)
 
     def onCopy(self) -> None:
         slicer.app.clipboard().setText(self.ui.diagnosisEdit.toPlainText())
 
     def _onProcessError(self, error: int) -> None:
-        if error == qt.QProcess.FailedToStart:  # `finished` never comes
+        if error == qt.QProcess.FailedToStart and not self._abandoned:  # `finished` never comes
             self._onDiagnosed(_("PythonSlicer could not be started."))
 
     def _onFinished(self, exitCode: int, status: int) -> None:
+        if self._abandoned:
+            hasLeft(self)
+            return
         process = self._process
         lines = process.readAllStandardOutput().data().decode("utf-8", "replace").splitlines()
         log = process.readAllStandardError().data().decode("utf-8", "replace").strip()
@@ -89,6 +98,11 @@ class HelpPanel(Tab):
         except (IndexError, ValueError):
             sentence = _("The background process ended without an answer (exit code {code}).")
             self._onDiagnosed("\n".join([sentence.format(code=exitCode), log]))
+
+    def _abandon(self, *, quitting: bool) -> None:
+        if self._process is not None and not self._abandoned:
+            self._abandoned = True
+            leaveBehind(self._process, self, quitting=quitting)
 
     def _onDiagnosed(self, text: str) -> None:
         self.ui.diagnoseButton.enabled = True
