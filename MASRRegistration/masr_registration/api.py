@@ -66,7 +66,7 @@ def register(
         initial_transform: fixed -> moving, LPS mm: a file, a SimpleITK transform, or the `transform` of a result.
         labels: label map of the moving image, warped as well.
         landmarks: fixed and moving points, files (.mrk.json, .csv) or ``(N, 3)`` in LPS mm, to measure the error with.
-        use_landmarks: pull the deformation to the landmarks as well, with the preset's `landmark_weight`.
+        use_landmarks: pull linear stage and deformation to the landmarks as well, with the preset's `landmark_weight`.
         truth: a transform fixed -> moving known to be true, to measure the error with.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``.
         threads: CPU threads while this runs; None leaves torch's and SimpleITK's numbers as they are.

@@ -60,7 +60,8 @@ class Continuous:
     """Instance optimisation of the symmetric velocity field.
 
     `control_spacing_mm` is rounded to whole working voxels; `iterations` are those of the coarse and of the fine level.
-    `landmark_weight` is how hard each landmark pulls, relative to the smoothness; only where landmarks are used.
+    `landmark_weight` is how hard landmarks pull here, relative to the smoothness, and in the linear stage, relative to
+    the images; only where landmarks are used.
     """
 
     enabled: bool = True

@@ -27,7 +27,7 @@ class RegistrationSetup:
         fixedMask, movingMask: segmentation, label map or volume (not zero, or a probability, inside).
         fixedSegment, movingSegment: the segment's ID; empty for all segments together.
         initialTransform: the moving volume begins as if it lay under this instead of under its own parents.
-        landmarks: point lists of the fixed and of the moving volume, to which the deformation is pulled.
+        landmarks: point lists of the fixed and of the moving volume, to which the registration is pulled.
     """
 
     fixedVolume: Any

@@ -35,6 +35,7 @@ from .feature_export import export
 from .kernels import compact
 from .landmarks import LandmarkPull, landmark_pull
 from .linear import register_linear
+from .linear_landmarks import LinearLandmarks
 
 Progress = Callable[[str, float, dict[str, float]], None]
 STAGES = {"linear": (0.0, 0.25), "discrete": (0.25, 0.40), "continuous": (0.40, 0.92), "check": (0.92, 1.0)}
@@ -92,8 +93,8 @@ def register(
         fixed_mask, moving_mask: on their image's grid, labels or weights in [0, 1] (`mask_weights`); where zero, the
             image says nothing.
         initial_transform: fixed -> moving, LPS mm; what is believed so far.
-        landmarks: corresponding points ``(N, 3)`` of the fixed and of the moving image, LPS mm, to which the
-            deformation is pulled with the preset's weight.
+        landmarks: corresponding points ``(N, 3)`` of the fixed and of the moving image, LPS mm, to which the linear
+            stage and the deformation are pulled with the preset's weight.
         keep_features: return the features of both images as well.
         replayed: the plan of an earlier run; without one, the finest that fits into the memory is chosen.
         progress: called with the stage, the fraction of the whole and metrics. It may raise `CancelledError`.
@@ -258,10 +259,23 @@ class _Run:
             self.matrix = self.start
             if self.preset.linear.model != "none":
                 result = register_linear(
-                    self.fixed, self.moving, self.preset.linear, self.start, lambda f: self._tick("linear", f)
+                    self.fixed,
+                    self.moving,
+                    self.preset.linear,
+                    self.start,
+                    lambda f: self._tick("linear", f),
+                    self._linear_landmarks(),
                 )
                 self.matrix = result.matrix
                 self.warnings.extend(result.warnings)
+
+    def _linear_landmarks(self) -> LinearLandmarks | None:
+        weight = self.preset.continuous.landmark_weight
+        if self.landmarks is None or not weight or not len(self.landmarks[0]):
+            return None
+        fixed, moving = (np.asarray(points, dtype=np.float64) for points in self.landmarks)
+        seen = TransformChain(tuple(self.outer_inverse)).apply(torch.from_numpy(moving)).cpu().numpy()
+        return LinearLandmarks(fixed, seen, weight)
 
     def encode(self) -> instance.Pair:
         """Features of both scans on the working grid, the moving one through the linear result."""
