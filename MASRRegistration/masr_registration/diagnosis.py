@@ -7,17 +7,15 @@ soon as its standard input does: whoever asked is gone, perhaps with nothing but
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
-import threading
 import time
-from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module, metadata
 from typing import Any
 
 from . import __version__, presets
+from .attached import ATTACHED, end_with_standard_input
 from .presets import Preset
 from .representation import models
 
@@ -26,7 +24,6 @@ SIZE, SPACING_MM = 32, 2.5
 SHIFT_MM = (4.0, -2.0, 2.0)
 """The moving volume of the self-test lies so much further along x, y, z."""
 LARGEST_ERROR_MM = 1.0
-ATTACHED, EXIT_ORPHAN = "--attached", 130
 
 
 def diagnose() -> dict[str, Any]:
@@ -134,18 +131,6 @@ def _free_memory_mb() -> float | str:
 
 def _weights() -> dict[str, str]:
     return {name: f"{model.state()} (sha256 {model.sha256})" for name, model in models.shipped().items()}
-
-
-def end_with_standard_input() -> None:
-    """From now on the end of the standard input ends this process, whatever it does."""
-
-    def watch() -> None:
-        with suppress(OSError):
-            while os.read(0, 1024):
-                pass
-        os._exit(EXIT_ORPHAN)
-
-    threading.Thread(target=watch, daemon=True, name="stdin").start()
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ class ResultTest(ModuleCase):
         self.assertEqual(self.errors, [])
         self.assertIn("Cancelled: 0 of 2 were moved", self.resultUi.appliedLabel.text)
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), nodes)
-        with mock.patch("qt.QProgressDialog", CancelledAfter(2)):
+        with mock.patch("qt.QProgressDialog", CancelledAfter(2)):  # when the volume has just been moved
             self.resultUi.applyToButton.click()
         self.assertIn("Cancelled: 1 of 2 were moved", self.resultUi.appliedLabel.text)
         slicer.app.processEvents()  # the list of what can be moved is made anew

@@ -47,10 +47,11 @@ def _descendants():
 
 @pytest.fixture
 def endless(tmp_path, monkeypatch):
-    """Whatever imports torch in a background process never comes back from it."""
+    """Whatever imports torch or SimpleITK in a background process never comes back from it."""
     reached = tmp_path / "reached"
     code = f"import pathlib, time\npathlib.Path({str(reached)!r}).touch()\ntime.sleep(3600)\n"
-    (tmp_path / "torch.py").write_text(code, encoding="utf-8")
+    for name in ("torch.py", "SimpleITK.py"):
+        (tmp_path / name).write_text(code, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return reached
 
@@ -69,6 +70,7 @@ STARTS = {
     "masr_registration.diagnosis": lambda tabs: tabs.register.help.ui.diagnoseButton.click(),
     "masr_registration.worker": lambda tabs: tabs.register.ui.applyButton.click(),
     "features": lambda tabs: tabs.landmarks.ui.prepareButton.click(),
+    "masr_registration.demo": lambda tabs: tabs.register.help.ui.sampleButton.click(),
 }
 
 
@@ -99,11 +101,13 @@ def test_the_window_does_not_wait_for_what_is_given_up(tabs, slicer_app, what):
         "masr_registration.diagnosis": tabs.register.help,
         "masr_registration.worker": tabs.register,
         "features": tabs.landmarks,
+        "masr_registration.demo": tabs.register.help,
     }
     holders = {
         "masr_registration.diagnosis": lambda: tabs.register.help._process,
         "masr_registration.worker": lambda: tabs.register.job._process._process,
         "features": lambda: tabs.landmarks._job._process._process,
+        "masr_registration.demo": lambda: tabs.register.help._sample._process,
     }
     process = holders[what]()
     parts[what].cleanup()

@@ -10,12 +10,12 @@ from typing import Any
 
 import qt
 import slicer
-from masr_registration import demo
-from masr_registration.diagnosis import ATTACHED
-from masr_registration.errors import MasrError
+from masr_registration import demo, presets
+from masr_registration.attached import ATTACHED
+from masr_registration.errors import CancelledError, MasrError
 from slicer.i18n import tr as _
 
-from . import dependencies, sample
+from . import dependencies, sample, settings
 from .messages import showError
 from .process import hasLeft, leaveBehind, startModule
 from .tab import Tab
@@ -32,7 +32,8 @@ class HelpPanel(Tab):
         super().__init__(resourcePath)
         self._register = register
         self._process: Any = None  # also when it has ended: it must not be deleted in its own signals
-        self._abandoned = False
+        self._abandoned = self._busy = False
+        self._sample: sample.SampleProcess | None = None
         ui = self.ui
         ui.sampleButton.connect("clicked(bool)", self.onSample)
         ui.diagnoseButton.connect("clicked(bool)", self.onDiagnose)
@@ -42,7 +43,8 @@ class HelpPanel(Tab):
 
     def setBusy(self, busy: bool) -> None:
         """A registration runs: no other is begun from here."""
-        self.ui.sampleButton.enabled = not busy
+        self._busy = busy
+        self._updateSample()
 
     def cleanup(self) -> None:
         slicer.app.disconnect("aboutToQuit()", self.onQuit)
@@ -53,18 +55,40 @@ class HelpPanel(Tab):
         self._abandon(quitting=True)
 
     def onSample(self) -> None:
-        """Load the sample pair and register it."""
+        """Load the sample pair, unless it is there, and register it, with nothing left of what was chosen before."""
+        pair = sample.loaded()
+        if pair is not None:
+            self._registerSample(pair)
+            return
+        process = sample.SampleProcess(self._onSampleLoaded)
         try:
-            with slicer.util.WaitCursor():
-                fixed, moving = sample.load()
+            process.start()
         except MasrError as error:
             showError(error)
             return
+        self._sample = process
+        self._updateSample()
+
+    def _onSampleLoaded(self, pair: Any, error: MasrError | None) -> None:
+        self._sample = None
+        self._updateSample()
+        if pair is not None and self.parameters is not None:  # the module is still shown
+            self._registerSample(pair)
+        elif error is not None and not isinstance(error, CancelledError):
+            showError(error)
+
+    def _registerSample(self, pair: sample.Pair) -> None:
         parameters = self.parameters
-        parameters.fixedVolume, parameters.movingVolume, parameters.preset = fixed, moving, demo.PRESET
-        for name in ("fixedMask", "movingMask", "initialTransform", "outputTransform", "outputVolume"):
-            setattr(parameters, name, None)
+        settings.clean(parameters)
+        parameters.fixedVolume, parameters.movingVolume = pair
+        parameters.preset = demo.PRESET
+        settings.fill(parameters, presets.load(demo.PRESET))
         self._register()
+
+    def _updateSample(self) -> None:
+        ui, loading = self.ui, self._sample is not None
+        ui.sampleButton.enabled = not loading and not self._busy
+        ui.sampleButton.text = _("Loading the sample…") if loading else _("Load sample and register")
 
     def onDiagnose(self) -> None:
         """Ask the interpreter of the background process; it needs some seconds."""
@@ -100,6 +124,9 @@ class HelpPanel(Tab):
             self._onDiagnosed("\n".join([sentence.format(code=exitCode), log]))
 
     def _abandon(self, *, quitting: bool) -> None:
+        if self._sample is not None:
+            self._sample.abandon(quitting=quitting)
+            self._sample = None
         if self._process is not None and not self._abandoned:
             self._abandoned = True
             leaveBehind(self._process, self, quitting=quitting)

@@ -167,8 +167,8 @@ class ResultPanel(Tab):
             nonlocal moved
             for node in nodes:
                 for fraction in application.steps(node, harden):
-                    yield (moved + fraction) / len(nodes)
-                moved += 1
+                    moved += fraction >= 1
+                    yield (moved + fraction % 1) / len(nodes)
 
         self._watched(_("Moving…"), steps())
         return moved

@@ -37,6 +37,13 @@ def fill(parameters: Any, preset: Preset) -> None:
             setattr(parameters, name, value)
 
 
+def clean(parameters: Any) -> None:
+    """Every parameter as in a new scene: nothing of what was done before is left in them."""
+    with slicer.util.NodeModify(parameters):
+        for name in parameters.allParameters:
+            setattr(parameters, name, parameters.default(name).value)
+
+
 def modified(parameters: Any, preset: Preset) -> list[str]:
     """The Advanced parameters that differ from the preset."""
     return [name for name, value in valuesOf(preset).items() if getattr(parameters, name) != value]

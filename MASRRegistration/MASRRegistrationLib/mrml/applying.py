@@ -84,9 +84,9 @@ class Application:
             for moved in _proxies(node) if node.IsA("vtkMRMLSequenceNode") else [node]:
                 self._place(moved)
         elif node.IsA("vtkMRMLSequenceNode"):
-            yield from self._hardenItems(node, name)
+            yield from (0.99 * fraction for fraction in self._hardenItems(node, name))
         else:
-            yield from self._hardenNode(node, name)
+            yield from (0.99 * fraction for fraction in self._hardenNode(node, name))
         yield 1.0
 
     def _ownToMoving(self, node: Any) -> np.ndarray:
@@ -180,10 +180,9 @@ class Application:
                 copy.UnRegister(None)  # Python owns it now
                 copy.SetName(item.GetName())
                 for fraction in self._harden(item, copy, ownToMoving):
-                    yield (done + 0.99 * fraction) / count
+                    yield (done + fraction) / count
                 result.SetDataNodeAtValue(copy, sequence.GetNthIndexValue(done))
                 done += 1
-                yield done / count
         finally:
             if done < count:
                 scene.RemoveNode(result)
