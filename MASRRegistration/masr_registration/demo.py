@@ -3,7 +3,7 @@
 T1 is fixed. The truth maps fixed points to moving points, ``T(p) = R(p + u(p))``: a cubic B-spline warp u, then a
 rigid motion R, both in LPS millimetres. The moving image is therefore ``moving(y) = T2(T^-1(y))``.
 
-``python -m masr_registration.demo [--attached] FOLDER`` writes the pair there (see `attached`).
+``python -m masr_registration.demo FOLDER`` writes the pair there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from .attached import ATTACHED, end_with_standard_input
 from .errors import ResourceError
 
 PRESET = "brain-mr"
@@ -220,6 +219,4 @@ def _grid_around(
 
 
 if __name__ == "__main__":
-    if ATTACHED in sys.argv[1:]:
-        end_with_standard_input()
-    prepare(Path(sys.argv[-1]))
+    prepare(Path(sys.argv[1]))

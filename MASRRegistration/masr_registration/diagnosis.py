@@ -1,7 +1,6 @@
 """What this Python can do for a registration: ``python -m masr_registration.diagnosis`` prints it as one JSON object.
 
-Never fails: what is missing or broken is said in the result. Importable without torch. With ``--attached`` it ends as
-soon as its standard input does: whoever asked is gone, perhaps with nothing but a launcher in between to be killed.
+Never fails: what is missing or broken is said in the result. Importable without torch.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from importlib import import_module, metadata
 from typing import Any
 
 from . import __version__, presets
-from .attached import ATTACHED, end_with_standard_input
 from .presets import Preset
 from .representation import models
 
@@ -134,6 +132,4 @@ def _weights() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    if ATTACHED in sys.argv[1:]:
-        end_with_standard_input()
     print(json.dumps(diagnose()), file=sys.stdout)  # noqa: T201

@@ -11,13 +11,12 @@ from typing import Any
 import qt
 import slicer
 from masr_registration import demo, presets
-from masr_registration.attached import ATTACHED
 from masr_registration.errors import CancelledError, MasrError
 from slicer.i18n import tr as _
 
 from . import dependencies, sample, settings
 from .messages import showError
-from .process import hasLeft, leaveBehind, startModule
+from .process import ATTACHED, hasLeft, leaveBehind, startModule
 from .tab import Tab
 
 MODULE = "masr_registration.diagnosis"
@@ -101,7 +100,7 @@ class HelpPanel(Tab):
         self._process = process = qt.QProcess()
         process.connect("finished(int,QProcess::ExitStatus)", self._onFinished)
         process.connect("errorOccurred(QProcess::ProcessError)", self._onProcessError)
-        startModule(process, python, MODULE, ATTACHED)
+        startModule(process, python, ATTACHED, MODULE)
 
     def onCopy(self) -> None:
         slicer.app.clipboard().setText(self.ui.diagnosisEdit.toPlainText())

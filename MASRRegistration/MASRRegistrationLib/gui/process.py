@@ -47,8 +47,14 @@ def slicerPython() -> str:
     return python
 
 
+ATTACHED = "masr_registration.attached"
+
+
 def startModule(process: Any, python: str, module: str, *more: str) -> None:
-    """Start `python -m module` in a QProcess, with `more` arguments, so that it imports this installation's package."""
+    """Start `python -m module` in a QProcess, with `more` arguments, so that it imports this installation's package.
+
+    A module that does not itself end with its standard input is run by `ATTACHED`.
+    """
     environment = qt.QProcessEnvironment.systemEnvironment()
     environment.insert("PYTHONPATH", client.module_path(os.environ.get("PYTHONPATH")))
     process.setProcessEnvironment(environment)

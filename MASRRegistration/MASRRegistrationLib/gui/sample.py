@@ -15,12 +15,11 @@ import qt
 import slicer
 import vtk
 from masr_registration import demo
-from masr_registration.attached import ATTACHED
 from masr_registration.errors import CancelledError, MasrError, ResourceError
 from masr_registration.worker.jobfolder import JobFolder
 from slicer.i18n import tr as _
 
-from .process import hasLeft, leaveBehind, slicerPython, startModule
+from .process import ATTACHED, hasLeft, leaveBehind, slicerPython, startModule
 
 CATEGORY, SAMPLE = "MASR Registration", "MASR sample pair"
 NAMES = {"fixed": "MASR sample T1", "moving": "MASR sample T2 moved"}
@@ -99,7 +98,7 @@ class SampleProcess:
         slicer.app.connect("aboutToQuit()", self.onQuit)
         self._scene = slicer.mrmlScene
         self._tag = self._scene.AddObserver(self._scene.StartCloseEvent, self._onSceneClose)
-        startModule(self._process, python, MODULE, ATTACHED, str(self._folder.path))
+        startModule(self._process, python, ATTACHED, MODULE, str(self._folder.path))
 
     def abandon(self, *, quitting: bool = False) -> None:
         """Stop it, calling nobody."""

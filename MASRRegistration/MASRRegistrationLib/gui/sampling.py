@@ -7,6 +7,7 @@ from typing import Any
 
 import qt
 import slicer
+import vtk
 from masr_registration.errors import InputError
 from slicer.i18n import tr as _
 
@@ -29,7 +30,7 @@ class Sampler:
         self._onStep = onStep
         self._scene: Any = None
         self._tag: int | None = None
-        self._state: tuple[Any, int] | None = None
+        self._state: tuple[Any, Any] | None = None
         self._fixedNode: Any = None
         self._growing: DeformationMap | None = None
         self._steps: Iterator[float] | None = None
@@ -94,7 +95,11 @@ class Sampler:
         return fraction
 
 
-def _state(transformNode: Any) -> tuple[Any, int]:
+def _state(transformNode: Any) -> tuple[Any, Any]:
     """Another one when the node's transform is another one."""
+    if transformNode.IsLinear():
+        matrix = vtk.vtkMatrix4x4()
+        transformNode.GetMatrixTransformFromParent(matrix)
+        return None, slicer.util.arrayFromVTKMatrix(matrix).tobytes()
     transform = transformNode.GetTransformFromParent()
     return transform, 0 if transform is None else transform.GetMTime()
