@@ -3,6 +3,7 @@
 import os
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import qt
@@ -116,3 +117,39 @@ def test_the_window_does_not_wait_for_what_is_given_up(tabs, slicer_app, what):
     slicer_app.wait_until(lambda: process.state() == qt.QProcess.NotRunning)
     slicer_app.wait_until(lambda: not any(alive(pid) for pid in pids), timeout=30)
     assert temporary_folders() == []
+
+
+@pytest.fixture
+def window(slicer_app, monkeypatch):
+    """A main window, there before the module is opened."""
+    window = qt.QMainWindow()
+    monkeypatch.setattr("slicer.util.mainWindow", lambda: window)
+    window.show()
+    yield window
+    window.close()
+
+
+def test_closing_the_window_asks_while_a_registration_runs(window, tabs, slicer_app):
+    answers, questions = [False, True], []
+
+    def ask(text, *args, **options):
+        questions.append(text)
+        return answers.pop(0)
+
+    with mock.patch("slicer.util.confirmOkCancelDisplay", ask):
+        pids = start(tabs, slicer_app, "masr_registration.worker")
+        job = tabs.register.job
+        assert not window.close()  # no: nothing happens
+        assert window.isVisible()
+        assert job.running
+        assert window.close()
+        assert not window.isVisible()
+    assert ["quitting ends it" in question for question in questions] == [True, True]
+    slicer_app.quit()
+    assert not job.running
+    slicer_app.wait_until(lambda: not any(alive(pid) for pid in pids), timeout=30)
+
+
+def test_closing_the_window_asks_nothing_while_nothing_runs(window, tabs, slicer_app):
+    assert window.close()
+    assert slicer_app.messages == []

@@ -68,6 +68,12 @@ class BatchTab(Tab):
         path = self.ui.outputEdit.currentPath
         return Study(Path(path)) if path else None
 
+    def losses(self) -> list[str]:
+        running = _(
+            "A study is running; quitting ends it. The finished cases stay, and it can be gone on with."
+        )
+        return [running] if self.running else []
+
     def cleanup(self) -> None:
         slicer.app.disconnect("aboutToQuit()", self.onQuit)
         self._abandon(quitting=False)

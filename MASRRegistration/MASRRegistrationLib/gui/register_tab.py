@@ -85,6 +85,10 @@ class RegisterTab(Tab):
         else:
             self._register()
 
+    def losses(self) -> list[str]:
+        running = _("A registration is running; quitting ends it, and there will be no result.")
+        return [running] if self.logic.running else []
+
     def cleanup(self) -> None:
         self.abandon()
         self.logic.onRunning = lambda: None

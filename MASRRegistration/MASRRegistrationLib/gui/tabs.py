@@ -14,6 +14,7 @@ from .batch_tab import BatchTab
 from .binding import ParameterBinding
 from .check_tab import CheckTab
 from .landmarks_tab import LandmarksTab
+from .quitting import QuitGuard
 from .register_tab import RegisterTab
 from .result_panel import ResultPanel
 from .tab import Tab
@@ -59,6 +60,7 @@ class ModuleTabs:
         uis = [part.ui for part in self._parts]
         self.binding = ParameterBinding(uis, logic.getParameterNode, isShown, self._onParameters)
         self.binding.connect()
+        self._guard = QuitGuard(lambda: [loss for part in self._parts for loss in part.losses()])
 
     def enter(self) -> None:
         """Show the result that came while another module was shown, if any; its views are opened by the user."""
@@ -71,6 +73,7 @@ class ModuleTabs:
         self.binding.disconnect()
 
     def cleanup(self) -> None:
+        self._guard.remove()
         for part in self._parts:
             part.cleanup()
         self.binding.release()
@@ -85,8 +88,9 @@ class ModuleTabs:
         self.widget.setCurrentWidget(self.register.widget)
 
     def _onResult(self, result: RegistrationResult) -> None:
-        for part in self._parts:
-            part.resultArrived(result)
+        with slicer.util.WaitCursor():
+            for part in self._parts:
+                part.resultArrived(result)
         if self._isShown():
             self.widget.setCurrentWidget(self.check.widget)
         else:
