@@ -185,8 +185,8 @@ class SampleTest(ModuleCase):
         """Seconds between the beats of a timer, sorted, from the press of the button until the tab has opened, without
         the two hand-overs, and theirs; and what the stage label said.
 
-        A hand-over is all of the event in which it happens, with a busy cursor. Of each gap only the time counts in which this thread had, or
-        waited in, a call of its own, and not that in which other processes had its processor.
+        A hand-over is all of the event in which it happens, with a busy cursor. Of each gap only the time counts in
+        which this thread had, or waited in, a call of its own, and not that in which others had its processor.
         """
         import qt
         from MASRRegistrationLib.gui.job import RegistrationJob

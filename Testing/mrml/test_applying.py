@@ -240,6 +240,27 @@ def test_a_large_volume_is_hardened_slab_by_slab_and_given_up_half_way_leaves_no
     np.testing.assert_array_equal(slicer.util.arrayFromVolume(again), whole)
 
 
+def test_a_segmentation_is_hardened_slab_by_slab(tmp_path, monkeypatch):
+    case = Result(tmp_path)
+    result = case.deliver()
+    labels = on_moving_grid(case, "vtkMRMLLabelMapVolumeNode", LABELS)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Organs")
+    slicer.vtkSlicerSegmentationsModuleLogic.ImportLabelmapToSegmentationNode(labels, node)
+    node.CreateClosedSurfaceRepresentation()
+    monkeypatch.setattr("MASRRegistrationLib.mrml.reslice.SLAB_VOXELS", 3 * SIZE[1] * SIZE[2])
+    count = slicer.mrmlScene.GetNumberOfNodes()
+    steps = Application(result.transformNode).steps(node, True)
+    next(steps)
+    steps.close()
+    assert slicer.mrmlScene.GetNumberOfNodes() == count
+    assert len(list(Application(result.transformNode).steps(node, True))) > 5
+    copy = slicer.util.getNode("Organs registered to T1")
+    names = []
+    copy.GetSegmentation().GetContainedRepresentationNames(names)
+    assert names == ["Binary labelmap"]  # the surface was that of before
+    assert copy.GetSegmentation().GetNumberOfSegments() == 2
+
+
 def test_a_sequence_that_is_given_up_half_way_leaves_nothing(tmp_path):
     case = Result(tmp_path)
     sequence, result = phases(case), case.deliver()

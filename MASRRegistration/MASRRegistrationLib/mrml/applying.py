@@ -19,6 +19,7 @@ from .changes import ChangeRecord
 from .inputs import InputVolume, parentToWorld
 from .reslice import concatenated, reslicedInSteps
 from .results import FIXED_ROLE, MOVING_ROLE, createOutput, storedResult
+from .segments import hardenSegments, hasLabelMaps
 
 NODE_CLASSES = (
     "vtkMRMLSegmentationNode",
@@ -134,6 +135,10 @@ class Application:
         toMoving = slicer.util.vtkMatrixFromArray(ownToMoving)
         if node.IsA("vtkMRMLScalarVolumeNode"):
             yield from self._resample(copy, toMoving)
+            return
+        linear = self.transformNode.IsTransformToWorldLinear()
+        if node.IsA("vtkMRMLSegmentationNode") and not linear and hasLabelMaps(node):
+            yield from hardenSegments(copy, toMoving, self.transformNode)
             return
         toWorld = vtk.vtkGeneralTransform()
         self.transformNode.GetTransformToWorld(toWorld)
