@@ -247,7 +247,7 @@ def test_a_segmentation_is_hardened_slab_by_slab(tmp_path, monkeypatch):
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Organs")
     slicer.vtkSlicerSegmentationsModuleLogic.ImportLabelmapToSegmentationNode(labels, node)
     node.CreateClosedSurfaceRepresentation()
-    monkeypatch.setattr("MASRRegistrationLib.mrml.reslice.SLAB_VOXELS", 3 * SIZE[1] * SIZE[2])
+    monkeypatch.setattr("MASRRegistrationLib.mrml.reslice.SLAB_VOXELS", 1)
     count = slicer.mrmlScene.GetNumberOfNodes()
     steps = Application(result.transformNode).steps(node, True)
     next(steps)
