@@ -53,10 +53,13 @@ def register(data, context):
         time.sleep(0.05)
     place = Path(request["output"])
     place.mkdir(parents=True)
-    (place / "result.json").write_text(json.dumps({"provenance": made, "pid": os.getpid()}))
+    done = {"provenance": made, "pid": os.getpid(), "device": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    (place / "result.json").write_text(json.dumps(done))
     return Result({}, {}, [], {}, made, {})
 
 def rehearse(data, context):
+    with Path(os.environ["FAKE_FOLDER"], "rehearsed").open("a") as log:
+        log.write(f"{os.getpid()} ")
     devices, usable = int(os.environ.get("FAKE_DEVICES", 0)), float(os.environ.get("FAKE_MB", 1e6))
     return Result({}, {"devices": devices, "usable_mb": usable}, [], {}, {}, {})
 
@@ -97,6 +100,15 @@ class Studies:
         settings = {"jobs": 2, "threads": 1, **settings}
         return Run(read, self.output, Settings(**settings)).opened(self.events.append, self.cancel)
 
+    def rehearsed(self) -> list[int]:
+        """Which processes have played the rehearsal."""
+        return [int(line) for line in (self.folder / "rehearsed").read_text().split()]
+
+    def devices(self) -> dict[str, str | None]:
+        """Which CUDA devices the process of each finished case was shown."""
+        paths = self.study.cases.glob("*/result.json")
+        return {path.parent.name: json.loads(path.read_text())["device"] for path in paths}
+
     def pids(self) -> dict[str, int]:
         """Which process did each finished case."""
         paths = self.study.cases.glob("*/result.json")
@@ -110,6 +122,8 @@ def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Studies:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("FAKE_FOLDER", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(warm, "SERVER", "fake_server")

@@ -40,6 +40,27 @@ def test_all_cases_of_a_study_in_two_processes(studies: Studies) -> None:
     assert list((studies.folder / "temporary").iterdir()) == []
 
 
+def test_the_process_of_the_rehearsal_takes_cases(studies: Studies) -> None:
+    studies.write(a="good", b="good")
+    studies.run(jobs=1)
+    assert list(studies.pids().values()) == 2 * studies.rehearsed()
+
+
+def test_the_rehearsal_has_the_default_threads(studies: Studies) -> None:
+    studies.write(a="good")
+    studies.run(jobs=1, threads=None)
+    assert list(studies.pids().values()) == studies.rehearsed()
+
+
+def test_each_process_is_shown_a_device_of_its_own(studies: Studies, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_DEVICES", "2")
+    studies.write(**{f"c{n}": "slow" if n < 2 else "good" for n in range(4)})
+    studies.run(jobs=None)
+    assert sorted({str(device) for device in studies.devices().values()}) == ["0", "1"]
+    assert not {*studies.pids().values()} & {*studies.rehearsed()}
+    assert len(set(studies.pids().values())) == 2
+
+
 def test_a_failing_case_stops_no_other(studies: Studies) -> None:
     studies.write(a="good", b="late", c="internal", d="die", e="good")
     summary = studies.run(jobs=1)

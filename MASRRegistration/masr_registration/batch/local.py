@@ -20,11 +20,18 @@ OnProgress = Callable[[str, str, float], None]
 class LocalEngine:
     """As many cases at once as there are environments; one warm process for each.
 
-    `environments` are added to the processes' variables (which device each of them sees).
+    `environments` are added to the processes' variables (which device each of them sees). A process that is `warm`
+    already takes the first place where it has these threads and variables, and is closed where it has not.
     """
 
-    def __init__(self, threads: int, environments: Sequence[Mapping[str, str]]) -> None:
+    def __init__(
+        self, threads: int, environments: Sequence[Mapping[str, str]], warm: WarmProcess | None = None
+    ) -> None:
         self._processes = [WarmProcess(threads, environment) for environment in environments]
+        if warm is not None and warm.environment == self._processes[0].environment:
+            self._processes[0] = warm
+        elif warm is not None:
+            warm.close()
 
     @contextmanager
     def opened(self) -> Iterator[LocalEngine]:

@@ -112,13 +112,13 @@ class Run:
             recorded = self.study.recorded()
             self._refuse_unwanted()
             self.study.tidy()
-            machine = self._rehearse(cancel)
-            threads = self._threads(machine, recorded)
-            with self._engine(machine, threads).opened() as engine:
-                self._engine_open = engine
-                self._check(recorded, threads, on_event, cancel)
-                self._predict(machine)
-                yield self
+            with self._rehearsed(recorded, cancel) as (machine, process):
+                threads = self._threads(int(machine["devices"]), recorded)
+                with self._engine(machine, threads, process).opened() as engine:
+                    self._engine_open = engine
+                    self._check(recorded, threads, on_event, cancel)
+                    self._predict(machine)
+                    yield self
 
     def execute(self, on_event: OnEvent, cancel: CancelFlag) -> Summary:
         """Run what is not done. A case that fails is recorded and stops no other. Raises `CancelledError`."""
@@ -157,22 +157,25 @@ class Run:
                 "or choose another folder."
             )
 
-    def _rehearse(self, cancel: CancelFlag) -> dict[str, Any]:
-        """Compile in a process of its own; what the machine has."""
+    @contextmanager
+    def _rehearsed(
+        self, recorded: tuple[Conditions, Any] | None, cancel: CancelFlag
+    ) -> Iterator[tuple[dict[str, Any], WarmProcess]]:
+        """Compile in one process, before others load it; what the machine has, and the process, which is warm now."""
         presets = {json.dumps(_preset_json(case.preset), sort_keys=True) for case in self.manifest.cases}
-        process = WarmProcess(self.settings.threads or 1)
+        process = WarmProcess(self._threads(0, recorded))
         try:
             command = {
                 "command": "rehearse",
                 "device": self.settings.device,
                 "presets": [json.loads(preset) for preset in sorted(presets)],
             }
-            return dict(process.do(command, cancel=cancel).metrics)
+            yield dict(process.do(command, cancel=cancel).metrics), process
         finally:
             process.close()
 
-    def _threads(self, machine: Mapping[str, Any], recorded: tuple[Conditions, Any] | None) -> int:
-        devices = int(machine["devices"])
+    def _threads(self, devices: int, recorded: tuple[Conditions, Any] | None) -> int:
+        """Of each case, where there are so many CUDA devices (0: the CPU does it)."""
         jobs = self.settings.jobs or max(devices, 1)
         if self.settings.engine is None and 0 < devices < jobs:
             raise InputError(f"{jobs} cases at once need {jobs} devices; this machine has {devices}.")
@@ -181,13 +184,16 @@ class Run:
             return self.settings.threads
         return recorded[0].threads if recorded else max(1, (os.cpu_count() or 1) // jobs)
 
-    def _engine(self, machine: Mapping[str, Any], threads: int) -> Engine:
+    def _engine(self, machine: Mapping[str, Any], threads: int, rehearsed: WarmProcess) -> Engine:
         self.forecast.threads = threads
         if self.settings.engine is not None:
+            rehearsed.close()
             return self.settings.engine(threads)
         shared = int(machine["devices"]) > 1
         return LocalEngine(
-            threads, [{"CUDA_VISIBLE_DEVICES": str(n)} if shared else {} for n in range(self.forecast.jobs)]
+            threads,
+            [{"CUDA_VISIBLE_DEVICES": str(n)} if shared else {} for n in range(self.forecast.jobs)],
+            rehearsed,
         )
 
     def _check(
