@@ -110,6 +110,32 @@ def test_a_second_row_of_an_id_is_a_failure_of_its_own(studies: Studies) -> None
     assert "does not exist" in message
 
 
+def test_failures_of_rows_that_were_mended_are_forgotten(studies: Studies) -> None:
+    path = studies.write(a="good", b="late", c="late")
+    rows = json.loads(path.read_text())
+    broken = [{"id": "no id"}, {"id": "e", "fixed": "none.nii", "moving": "none.nii"}]
+    path.write_text(json.dumps([*rows, *broken]))
+    assert studies.run(keep_going=True).failed == 4
+    kept = {file.stem for file in studies.study.failures.iterdir()}
+    assert kept == {"b", "c", "e", "case 4"}
+    (studies.folder / "c.txt").write_text("slow")
+    path.write_text(json.dumps([rows[0], rows[2]]))
+
+    def look() -> None:
+        wait_until(lambda: any(e.case == "c" and e.stage == "linear" for e in studies.events[before:]))
+        seen.extend(file.stem for file in studies.study.failures.iterdir())
+        studies.cancel.set()
+
+    before, seen = len(studies.events), list[str]()
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    with pytest.raises(CancelledError):
+        studies.run(resume=True)
+    watcher.join()
+    assert seen == ["b"]  # known to the study, though not of this manifest
+    assert studies.study.state("c") == "waiting"
+
+
 def test_a_dry_run_fixes_the_plans_and_predicts(studies: Studies) -> None:
     studies.write(a="good", b="good", c="good")
     with studies.opened(dry_run=True) as run:

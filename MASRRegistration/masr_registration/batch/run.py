@@ -122,6 +122,9 @@ class Run:
 
     def execute(self, on_event: OnEvent, cancel: CancelFlag) -> Summary:
         """Run what is not done. A case that fails is recorded and stops no other. Raises `CancelledError`."""
+        recorded = self.study.recorded()
+        others = set(recorded[1]) - set(self.ids) if recorded else set()  # of another manifest in this folder
+        self.study.forget_failures(others)
         sentences: dict[str, list[str]] = {}
         for fault in self.forecast.faults:
             sentences.setdefault(fault.case, []).append(fault.sentence)

@@ -18,7 +18,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -121,6 +121,13 @@ class Study:
     def fail(self, case: str, code: str, message: str, details: str = "") -> None:
         """Record why a case failed."""
         self._write(self.failures / f"{case}.json", {"code": code, "message": message, "details": details})
+
+    def forget_failures(self, kept: Collection[str]) -> None:
+        """Remove the records of failures of an earlier run but those of the cases `kept`. Raises `ResourceError`."""
+        with writing("The output folder"):
+            for path in self.failures.glob("*.json"):
+                if path.stem not in kept:
+                    path.unlink(missing_ok=True)
 
     def is_done(self, case: str) -> bool:
         return (self.cases / case / "result.json").is_file()
