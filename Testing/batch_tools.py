@@ -72,11 +72,11 @@ PRELOAD = "from masr_registration.batch import warm\nwarm.SERVER = 'fake_server'
 
 
 class Studies:
-    """Manifests of pretended cases, and runs of them in one folder."""
+    """Manifests of cases, pretended ones by `write`, and runs of them in one folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "study") -> None:
         self.folder = folder
-        self.output = folder / "study"
+        self.output = folder / name
         self.study = Study(self.output)
         self.events: list[Event] = []
         self.cancel = threading.Event()
@@ -113,6 +113,14 @@ class Studies:
         """Which process did each finished case."""
         paths = self.study.cases.glob("*/result.json")
         return {path.parent.name: json.loads(path.read_text())["pid"] for path in paths}
+
+
+def real_study(folder: Path, rows: list[dict[str, Any]], preset: Path, name: str = "study") -> Studies:
+    """Cases that are really registered, all with the preset."""
+    made = Studies(folder, name)
+    content = {"masr_manifest": 1, "defaults": {"preset": str(preset)}, "cases": rows}
+    (folder / "manifest.json").write_text(json.dumps(content))
+    return made
 
 
 @pytest.fixture

@@ -212,14 +212,16 @@ class Run:
         waiting = [case for case in self.manifest.cases if not self.study.is_done(case.id)]
         done = [case for case in self.manifest.cases if self.study.is_done(case.id)]
         self.forecast.done = len(done)
-        for case in done:
-            faults += _changes(case, known.get(case.id))
-        tracker = Tracker({case.id: 1.0 for case in waiting}, on_event, "checking")
-        tasks = [self._task(case, threads, {"plan_only": True}) for case in waiting]
+        read_again = [case for case in done if _is_read_again(known.get(case.id))]
+        to_read = [*waiting, *read_again]
+        tracker = Tracker({case.id: 1.0 for case in to_read}, on_event, "checking")
+        tasks = [self._task(case, threads, {"plan_only": True}) for case in to_read]
         found: dict[str, Outcome] = {}
         for outcome in self._engine_open.run(tasks, tracker.progress, cancel) if tasks else ():
             tracker.ended(outcome.id, "faulty" if outcome.state == "failed" else "checked", outcome.message)
             found[outcome.id] = outcome
+        for case in done:
+            faults += _changes(case, known.get(case.id), found.get(case.id))
         conditions = recorded[0] if recorded and any(self.study.cases.iterdir()) else None
         sound = []
         for case in waiting:
@@ -309,6 +311,7 @@ _DESCRIBED = (
     "fixed_mask",
     "moving_mask",
     "labels",
+    "fixed_labels",
     "initial_transform",
     "truth",
     "landmarks",
@@ -334,17 +337,42 @@ def _planned(case: Case, provenance: Mapping[str, Any]) -> Planned:
     )
 
 
-def _changes(case: Case, planned: Planned | None) -> list[Fault]:
-    """What is different from when this finished case was begun: its result would not be that of the manifest."""
+def _is_read_again(planned: Planned | None) -> bool:
+    """Whether only reading its images tells if they changed: a series of files has no hash of its own."""
+    inputs = planned.inputs.values() if planned is not None else ()
+    return any(isinstance(one, dict) and one.get("sha256_of") == "voxels" for one in inputs)
+
+
+def _changes(case: Case, planned: Planned | None, read: Outcome | None) -> list[Fault]:
+    """What is different from when this finished case was begun: its result would not be that of the manifest.
+
+    `read` is how it was read again just now, where it had to be.
+    """
     if planned is None:
         return [Fault(case.id, "Its result is there, but study.json does not know it.")]
+    if read is not None and read.state == "failed":
+        return [Fault(case.id, read.message)]
     what = []
     if json.loads(json.dumps(case.options)) != planned.options:
         what.append("settings")
+    before, now = _hashes(planned.inputs), _hashes(read.provenance) if read is not None else {}
     for name, path in case.files.items():
-        described = planned.inputs.get(name)
-        if isinstance(described, dict) and described.get("sha256_of", "file") == "file":
-            with Path(path).open("rb") as stream:
-                if hashlib.file_digest(stream, "sha256").hexdigest() != described["sha256"]:
-                    what.append(FILES[name])
+        if name in before and before[name] != now.get(name, _sha256(path)):
+            what.append(FILES[name])
     return [Fault(case.id, f"Its {part} changed after it was run; use another folder.") for part in what]
+
+
+def _hashes(described: Mapping[str, Any]) -> dict[str, str]:
+    """sha256 of the inputs by the manifest's columns."""
+    each = {name: described[name] for name in _DESCRIBED if name in described}
+    each.update(zip(("fixed_landmarks", "moving_landmarks"), each.pop("landmarks", ()), strict=False))
+    return {name: str(one["sha256"]) for name, one in each.items()}
+
+
+def _sha256(path: str) -> str:
+    """Of a file; empty where it is none any more."""
+    try:
+        with Path(path).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return ""
