@@ -20,7 +20,7 @@ from pathlib import Path
 protocol = os.dup(1)
 os.dup2(2, 1)
 from masr_registration.batch.server import Server
-from masr_registration.errors import InputError
+from masr_registration.errors import InputError, ResourceError
 from masr_registration.worker.messages import Result
 
 PLAN = {"seconds": {"all": 2.0}, "peak_mb": 500, "working_size": [10, 10, 10]}
@@ -48,6 +48,14 @@ def register(data, context):
     if word == "die" or word == "once" and not Path(rest).exists():
         Path(rest or "x").touch()
         os._exit(9)
+    if word == "hold":
+        mark = Path(f"{rest}-{os.environ.get('CUDA_VISIBLE_DEVICES')}")
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError:
+            raise InputError("Two at once.") from None
+        time.sleep(0.7)
+        mark.unlink()
     for step in range(200 if word == "slow" else 2):
         context.progress("linear", step / 200)
         time.sleep(0.05)
@@ -60,7 +68,10 @@ def register(data, context):
 def rehearse(data, context):
     with Path(os.environ["FAKE_FOLDER"], "rehearsed").open("a") as log:
         log.write(f"{os.getpid()} ")
-    devices, usable = int(os.environ.get("FAKE_DEVICES", 0)), float(os.environ.get("FAKE_MB", 1e6))
+    if os.environ.get("FAKE_ERROR"):
+        raise ResourceError(os.environ["FAKE_ERROR"])
+    devices = [f"{os.environ['FAKE_FOLDER']} {n}" for n in range(int(os.environ.get("FAKE_DEVICES", 0)))]
+    usable = float(os.environ.get("FAKE_MB", 1e6))
     return Result({}, {"devices": devices, "usable_mb": usable}, [], {}, {}, {})
 
 Server({"register": register, "rehearse": rehearse}, protocol).serve()
