@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ FILES = {
 REQUIRED = ("id", "fixed", "moving")
 OPTIONS = ("preset", "representation", "seed", "use_landmarks")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NO_ID = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*\.", re.IGNORECASE)
+"""What Windows takes for a device or writes without its last dot; ``.`` and ``..`` among them."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _MOST_BYTES = 64 * 2**20
 
@@ -125,6 +127,25 @@ def read(path: Path, preset: str = "general", seed: int = 0) -> Manifest:
     return manifest
 
 
+def is_id(text: Any) -> bool:
+    """Whether it can name a case: a folder's name under every system."""
+    return isinstance(text, str) and bool(_ID.fullmatch(text)) and not _NO_ID.fullmatch(text)
+
+
+def make_id(text: str, taken: Collection[str]) -> str:
+    """An id that resembles `text`, is none of `taken`, and differs from them not only in upper and lower case."""
+    longest = 64
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", text)[:longest].rstrip(".") or "case"
+    if not is_id(name):
+        name = f"case-{name}"[:longest].rstrip(".")
+    found, number = name, 1
+    known = {other.lower() for other in taken}
+    while found.lower() in known:
+        number += 1
+        found = f"{name[: longest - len(str(number)) - 1]}-{number}"
+    return found
+
+
 def write(rows: Iterable[Mapping[str, str]], path: Path, columns: Sequence[str]) -> None:
     """A CSV manifest. Raises `OSError`."""
     path.write_text(csv_text(rows, columns), encoding="utf-8", newline="")
@@ -205,8 +226,11 @@ def _case(
 ) -> tuple[Case | None, list[Fault]]:
     """The case of a row, None without a valid id; and what is wrong with it."""
     identity = row.get("id", "")
-    if not isinstance(identity, str) or not _ID.fullmatch(identity) or identity in (".", ".."):
-        sentence = "The id must be 1 to 64 letters, digits, dots, underscores or hyphens."
+    if not is_id(identity):
+        sentence = (
+            "The id must be 1 to 64 letters, digits, dots, underscores or hyphens, without a dot at the end, "
+            "and no name of a device of Windows such as con or nul."
+        )
         return None, [Fault(place, sentence)]
     problems = []
     files = {}
