@@ -86,7 +86,7 @@ def run(
             device, jobs, threads, resume, dry_run, keep_going, _engine(engine, scheduler, slurm, jobs)
         )
         run_ = Run(whole, output, settings)
-        with cancel_on_signals() as cancel, _Display(events) as display, run_.opened(display.show, cancel):
+        with cancel_on_signals() as cancel, Display(events) as display, run_.opened(display.show, cancel):
             display.forecast(run_.forecast)
             if dry_run:
                 return
@@ -194,7 +194,7 @@ def _columns(also: list[str]) -> dict[str, str]:
     return columns
 
 
-class _Display:
+class Display:
     """A bar on a terminal, a line for each case that ended elsewhere; or lines of JSON on stdout."""
 
     def __init__(self, events: bool) -> None:
@@ -203,7 +203,7 @@ class _Display:
         self._bar = progress_bar(self._console, self._console.is_terminal and not events)
         self._task = self._bar.add_task("starting", total=1.0, left="")
 
-    def __enter__(self) -> _Display:
+    def __enter__(self) -> Display:
         self._bar.start()
         return self
 
