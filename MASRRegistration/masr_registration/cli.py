@@ -17,6 +17,7 @@ from rich.text import Text
 from . import __version__, presets
 from .batch.command import batch
 from .errors import CancelledError, InputError, MasrError
+from .evaluation.tasks import command as tasks
 from .representation import models
 from .terminal import cancel_on_signals, progress_bar
 from .training.command import train
@@ -166,7 +167,13 @@ def list_models() -> None:
             print("This installation has no encoder weights; images are compared by MIND-SSC.")
 
 
-evaluate = typer.Typer(help="Measure how good representations are.", no_args_is_help=True)
+evaluate = typer.Typer(
+    help="Measure representations, and registrations on the data sets of the field: masr evaluate TASK --data DIR.",
+    no_args_is_help=True,
+    cls=tasks.TaskByName,
+)
+evaluate.command("task", hidden=True)(tasks.task)
+evaluate.command("tasks")(tasks.tasks)
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(train, name="train")
 app.add_typer(batch, name="batch")

@@ -86,7 +86,7 @@ def run(
             device, jobs, threads, resume, dry_run, keep_going, _engine(engine, scheduler, slurm)
         )
         run_ = Run(whole, output, settings)
-        with cancel_on_signals() as cancel, _Display(events) as display, run_.opened(display.show, cancel):
+        with cancel_on_signals() as cancel, Display(events) as display, run_.opened(display.show, cancel):
             display.forecast(run_.forecast)
             if dry_run:
                 return
@@ -186,7 +186,7 @@ def _columns(also: list[str]) -> dict[str, str]:
     return columns
 
 
-class _Display:
+class Display:
     """A bar on a terminal, a line for each case that ended elsewhere; or lines of JSON on stdout."""
 
     def __init__(self, events: bool) -> None:
@@ -196,7 +196,7 @@ class _Display:
         self._task = self._bar.add_task("starting", total=1.0, left="")
         self._told = ""
 
-    def __enter__(self) -> _Display:
+    def __enter__(self) -> Display:
         self._bar.start()
         return self
 

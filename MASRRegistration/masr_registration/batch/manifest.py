@@ -113,9 +113,16 @@ def read(path: Path, preset: str = "general", seed: int = 0) -> Manifest:
     rows = _json_rows(text, name) if path.suffix.lower() == ".json" else _csv_rows(text, name)
     if not rows:
         raise InputError(f"{name} has no cases.")
+    return of_rows(rows, path.absolute().parent, preset, seed)
+
+
+def of_rows(
+    rows: Iterable[tuple[str, Mapping[str, Any]]], folder: Path, preset: str = "general", seed: int = 0
+) -> Manifest:
+    """The cases of rows, each with where it stands; their paths are relative to `folder`."""
     manifest, seen = Manifest(), dict[str, str]()
     for place, row in rows:
-        case, faults = _case(row, path.absolute().parent, place, preset, seed)
+        case, faults = _case(row, folder, place, preset, seed)
         if case is not None and case.id.lower() in seen:
             twice = f'The id "{case.id}" is also that of {seen[case.id.lower()]}.'
             faults = [Fault(place, sentence) for sentence in (twice, *(f.sentence for f in faults))]
