@@ -51,6 +51,7 @@ def register(
     threads: int | None = None,
     seed: int = 0,
     plan: PlanLike | None = None,
+    method: str | None = None,
     progress: ProgressCallback | None = None,
     warn: WarningCallback | None = None,
     cancel: CancelFlag | None = None,
@@ -72,6 +73,7 @@ def register(
         threads: CPU threads while this runs; None leaves torch's and SimpleITK's numbers as they are.
         seed: the same seed, plan, threads, device and versions give the same bits on a CPU.
         plan: that of an earlier result, to be repeated; without one, the finest that fits into the memory.
+        method: ``optimise``, ``amortized`` or ``amortized+refine`` instead of the preset's.
         progress: called with the stage, the fraction done (0 to 1, never falling) and metrics of the moment.
         warn: called with every warning when it comes up; `Result.warnings` holds them all.
         cancel: looked at whenever progress is made, for example a `threading.Event`.
@@ -85,7 +87,7 @@ def register(
         fixed, moving, fixed_mask, moving_mask, initial_transform, labels, landmarks, truth, use_landmarks
     )
     monitor = Listener(progress, warn, cancel, whole=solve.SOLVE_UNTIL)
-    settings = Settings.of(preset, device, threads, seed, plan)
+    settings = Settings.of(preset, device, threads, seed, plan, method)
     with settings.in_force():
         inputs, read_s = solve.read(given, monitor)
         return solve.solve(inputs, settings, monitor, read_s)

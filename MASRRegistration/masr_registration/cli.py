@@ -21,6 +21,7 @@ from .evaluation.tasks import command as tasks
 from .representation import models
 from .terminal import cancel_on_signals, progress_bar
 from .training.command import train
+from .training.command_amortized import amortized
 from .worker import client, messages
 
 app = typer.Typer(
@@ -88,6 +89,9 @@ def register(
     representation: Annotated[
         str | None, typer.Option(help="mind, masr or masr-faithful instead of the preset's.")
     ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="optimise, amortized or amortized+refine instead of the preset's.")
+    ] = None,
     threads: Threads = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
     plan: Annotated[
@@ -114,7 +118,7 @@ def register(
             "labels": labels,
             "landmarks": landmarks,
         }
-        whole = _preset(preset, representation)
+        whole = _preset(preset, representation, method)
         options = {"device": device, "threads": threads, "seed": seed, "preset": whole}
         if replay is not None:
             options = _recorded(replay)
@@ -158,7 +162,7 @@ def list_presets() -> None:
 
 @app.command("models")
 def list_models() -> None:
-    """List the encoder weights and whether their files are whole."""
+    """List the weights of encoders and of the registration network, and whether their files are whole."""
     with _errors_in_one_sentence():
         shipped = models.shipped()
         for name, model in shipped.items():
@@ -175,6 +179,7 @@ evaluate = typer.Typer(
 evaluate.command("task", hidden=True)(tasks.task)
 evaluate.command("tasks")(tasks.tasks)
 app.add_typer(evaluate, name="evaluate")
+train.command()(amortized)
 app.add_typer(train, name="train")
 app.add_typer(batch, name="batch")
 
@@ -231,11 +236,13 @@ def _request(fields: dict[str, Any], preset: str) -> messages.Request:
     return messages.request_from({**fields, "preset": _preset(preset)})
 
 
-def _preset(name: str, representation: str | None = None) -> dict[str, Any]:
-    """The preset as a request carries it, with another representation if wanted."""
+def _preset(name: str, representation: str | None = None, method: str | None = None) -> dict[str, Any]:
+    """The preset as a request carries it, with another representation and method if wanted."""
     preset = presets.load(name)
     if representation is not None:
         preset = preset.with_representation(representation)
+    if method is not None:
+        preset = preset.with_method(method)
     whole: dict[str, Any] = json.loads(preset.to_json())
     return whole
 

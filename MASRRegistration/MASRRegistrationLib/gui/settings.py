@@ -15,6 +15,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "workingSpacing": ("working_spacing_mm",),
     "regularisation": ("continuous", "regularisation"),
     "representation": ("representation",),
+    "method": ("method",),
 }
 """Parameter -> where it stands in a preset."""
 

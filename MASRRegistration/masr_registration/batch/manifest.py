@@ -33,7 +33,7 @@ FILES = {
     "truth": "true transform",
 }
 REQUIRED = ("id", "fixed", "moving")
-OPTIONS = ("preset", "representation", "seed", "use_landmarks")
+OPTIONS = ("preset", "representation", "method", "seed", "use_landmarks")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NO_ID = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*\.", re.IGNORECASE)
 """What Windows takes for a device or writes without its last dot; ``.`` and ``..`` among them."""
@@ -278,7 +278,7 @@ def _exists(path: Path) -> bool:
 
 
 def _preset(row: Mapping[str, Any], default: str, folder: Path) -> Preset:
-    """The row's preset with its representation and its settings, e.g. a column `continuous.regularisation`."""
+    """The row's preset with its representation, its method and its settings (a column `continuous.regularisation`)."""
     name = row.get("preset", default)
     if not isinstance(name, str):
         raise InputError("The preset must be a name or a file.")
@@ -286,6 +286,8 @@ def _preset(row: Mapping[str, Any], default: str, folder: Path) -> Preset:
     preset = presets.load(beside if name.endswith(".json") and _exists(beside) else name)
     if "representation" in row:
         preset = preset.with_representation(row["representation"])
+    if "method" in row:
+        preset = preset.with_method(row["method"])
     settings = {k: v for k, v in row.items() if k not in {"id", *FILES, *OPTIONS}}
     if not settings:
         return preset
