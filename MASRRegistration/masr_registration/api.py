@@ -51,6 +51,7 @@ def register(
     threads: int | None = None,
     seed: int = 0,
     plan: PlanLike | None = None,
+    method: str | None = None,
     progress: ProgressCallback | None = None,
     warn: WarningCallback | None = None,
     cancel: CancelFlag | None = None,
@@ -66,12 +67,13 @@ def register(
         initial_transform: fixed -> moving, LPS mm: a file, a SimpleITK transform, or the `transform` of a result.
         labels: label map of the moving image, warped as well.
         landmarks: fixed and moving points, files (.mrk.json, .csv) or ``(N, 3)`` in LPS mm, to measure the error with.
-        use_landmarks: pull the deformation to the landmarks as well, with the preset's `landmark_weight`.
+        use_landmarks: pull linear stage and deformation to the landmarks as well, with the preset's `landmark_weight`.
         truth: a transform fixed -> moving known to be true, to measure the error with.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``.
         threads: CPU threads while this runs; None leaves torch's and SimpleITK's numbers as they are.
         seed: the same seed, plan, threads, device and versions give the same bits on a CPU.
         plan: that of an earlier result, to be repeated; without one, the finest that fits into the memory.
+        method: ``optimise``, ``amortized`` or ``amortized+refine`` instead of the preset's.
         progress: called with the stage, the fraction done (0 to 1, never falling) and metrics of the moment.
         warn: called with every warning when it comes up; `Result.warnings` holds them all.
         cancel: looked at whenever progress is made, for example a `threading.Event`.
@@ -85,7 +87,7 @@ def register(
         fixed, moving, fixed_mask, moving_mask, initial_transform, labels, landmarks, truth, use_landmarks
     )
     monitor = Listener(progress, warn, cancel, whole=solve.SOLVE_UNTIL)
-    settings = Settings.of(preset, device, threads, seed, plan)
+    settings = Settings.of(preset, device, threads, seed, plan, method)
     with settings.in_force():
         inputs, read_s = solve.read(given, monitor)
         return solve.solve(inputs, settings, monitor, read_s)

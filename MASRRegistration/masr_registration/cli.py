@@ -17,9 +17,11 @@ from rich.text import Text
 from . import __version__, presets
 from .batch.command import batch
 from .errors import CancelledError, InputError, MasrError
+from .evaluation.tasks import command as tasks
 from .representation import models
 from .terminal import cancel_on_signals, progress_bar
 from .training.command import train
+from .training.command_amortized import amortized
 from .worker import client, messages
 
 app = typer.Typer(
@@ -87,6 +89,9 @@ def register(
     representation: Annotated[
         str | None, typer.Option(help="mind, masr or masr-faithful instead of the preset's.")
     ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="optimise, amortized or amortized+refine instead of the preset's.")
+    ] = None,
     threads: Threads = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
     plan: Annotated[
@@ -113,7 +118,7 @@ def register(
             "labels": labels,
             "landmarks": landmarks,
         }
-        whole = _preset(preset, representation)
+        whole = _preset(preset, representation, method)
         options = {"device": device, "threads": threads, "seed": seed, "preset": whole}
         if replay is not None:
             options = _recorded(replay)
@@ -157,7 +162,7 @@ def list_presets() -> None:
 
 @app.command("models")
 def list_models() -> None:
-    """List the encoder weights and whether their files are whole."""
+    """List the weights of encoders and of the registration network, and whether their files are whole."""
     with _errors_in_one_sentence():
         shipped = models.shipped()
         for name, model in shipped.items():
@@ -166,8 +171,15 @@ def list_models() -> None:
             print("This installation has no encoder weights; images are compared by MIND-SSC.")
 
 
-evaluate = typer.Typer(help="Measure how good representations are.", no_args_is_help=True)
+evaluate = typer.Typer(
+    help="Measure representations, and registrations on the data sets of the field: masr evaluate TASK --data DIR.",
+    no_args_is_help=True,
+    cls=tasks.TaskByName,
+)
+evaluate.command("task", hidden=True)(tasks.task)
+evaluate.command("tasks")(tasks.tasks)
 app.add_typer(evaluate, name="evaluate")
+train.command()(amortized)
 app.add_typer(train, name="train")
 app.add_typer(batch, name="batch")
 
@@ -224,11 +236,13 @@ def _request(fields: dict[str, Any], preset: str) -> messages.Request:
     return messages.request_from({**fields, "preset": _preset(preset)})
 
 
-def _preset(name: str, representation: str | None = None) -> dict[str, Any]:
-    """The preset as a request carries it, with another representation if wanted."""
+def _preset(name: str, representation: str | None = None, method: str | None = None) -> dict[str, Any]:
+    """The preset as a request carries it, with another representation and method if wanted."""
     preset = presets.load(name)
     if representation is not None:
         preset = preset.with_representation(representation)
+    if method is not None:
+        preset = preset.with_method(method)
     whole: dict[str, Any] = json.loads(preset.to_json())
     return whole
 

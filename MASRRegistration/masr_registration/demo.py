@@ -2,10 +2,13 @@
 
 T1 is fixed. The truth maps fixed points to moving points, ``T(p) = R(p + u(p))``: a cubic B-spline warp u, then a
 rigid motion R, both in LPS millimetres. The moving image is therefore ``moving(y) = T2(T^-1(y))``.
+
+``python -m masr_registration.demo FOLDER`` writes the pair there.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import as_file, files
@@ -45,7 +48,7 @@ def prepare(folder: Path, seed: int = 0) -> dict[str, Any]:
     rigid = _draw_rigid(rng, brain.mean(axis=0))
     truth = sitk.CompositeTransform([rigid, warp])
     moving = _move(source, rigid, warp, brain)
-    paths = {name: folder / file for name, file in _FILES.items()}
+    paths = {name: folder / file for name, file in FILES.items()}
     with _writing():
         sitk.WriteImage(fixed, paths["fixed"])
         sitk.WriteImage(moving, paths["moving"])
@@ -69,7 +72,7 @@ def check(result: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-_FILES = {"fixed": "fixed.nii.gz", "moving": "moving.nii.gz", "truth": "truth.h5"}
+FILES = {"fixed": "fixed.nii.gz", "moving": "moving.nii.gz", "truth": "truth.h5"}
 
 
 @contextmanager
@@ -213,3 +216,7 @@ def _grid_around(
     grid.SetDirection(direction)
     grid.SetOrigin((axes @ low).tolist())
     return grid
+
+
+if __name__ == "__main__":
+    prepare(Path(sys.argv[1]))

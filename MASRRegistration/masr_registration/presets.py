@@ -22,6 +22,7 @@ FORMAT_VERSION = 1
 Modality = Literal["auto", "mr", "ct"]
 LinearModel = Literal["none", "rigid", "affine"]
 Representation = Literal["mind", "masr", "masr-faithful"]
+Method = Literal["optimise", "amortized", "amortized+refine"]
 
 
 def _within(low: float, high: float, *, rising: bool = False, **default: Any) -> Any:
@@ -60,7 +61,8 @@ class Continuous:
     """Instance optimisation of the symmetric velocity field.
 
     `control_spacing_mm` is rounded to whole working voxels; `iterations` are those of the coarse and of the fine level.
-    `landmark_weight` is how hard each landmark pulls, relative to the smoothness; only where landmarks are used.
+    `landmark_weight` is how hard landmarks pull here, relative to the smoothness, and in the linear stage, relative to
+    the images; only where landmarks are used.
     """
 
     enabled: bool = True
@@ -74,7 +76,9 @@ class Continuous:
 class Preset:
     """Everything a run needs besides its images.
 
-    `representation` "mind" compares images by MIND-SSC alone, the others by a network's features as well.
+    `representation` "mind" compares images by MIND-SSC alone, the others by a network's features as well. `method`
+    "optimise" searches and optimises for each pair anew, "amortized" asks the registration network alone, and
+    "amortized+refine" optimises what that found, for a short time.
     """
 
     name: str
@@ -85,6 +89,7 @@ class Preset:
     discrete: Discrete = field(default_factory=Discrete)
     continuous: Continuous = field(default_factory=Continuous)
     representation: Representation = "mind"
+    method: Method = "optimise"
 
     def to_json(self) -> str:
         return json.dumps({"masr_preset": FORMAT_VERSION, **asdict(self)}, indent=2) + "\n"
@@ -92,6 +97,10 @@ class Preset:
     def with_representation(self, name: str) -> Preset:
         """Raises `InputError` with the representations there are."""
         return replace(self, representation=_value(Representation, name, "representation"))
+
+    def with_method(self, name: str) -> Preset:
+        """Raises `InputError` with the methods there are."""
+        return replace(self, method=_value(Method, name, "method"))
 
     @classmethod
     def from_json(cls, text: str) -> Preset:

@@ -95,16 +95,81 @@ class CheckTest(ModuleCase):
         self.registeredPair()
         steps = 0
         while self.check.comparison.map is None:
-            self.check._onSample()
+            self.assertIn("Sampling the deformation" if steps else "", self.checkUi.mapLabel.text)
+            self.check.sampler._onTimeout()
             steps += 1
         self.assertGreater(steps, 3)
 
-    def test_folds_are_listed_and_shown(self):
+    def foldedPair(self, place):
+        """A result that folds at `place` as Slicer samples it, which the run did not see."""
         self.registeredPair()
-        transform = self.parameters.outputTransform
-        place = np.array([10.0, -5.0, 5.0])
+        self.waitForMap()
         self.check.closeViews()
-        foldAt(transform, place)
+        foldAt(self.parameters.outputTransform, place)
+
+    def test_folds_that_slicer_finds_lower_the_verdict(self):
+        self.foldedPair(np.array([10.0, -5.0, 5.0]))
+        transform, resultUi = self.parameters.outputTransform, self.tabs.result.ui
+        self.assertTrue(self.checkUi.resultLabel.text.startswith("Plausible"))
+        self.checkUi.compareButton.click()
+        self.waitForMap()
+        for text in (self.checkUi.resultLabel.text, resultUi.verdictLabel.text):
+            self.assertTrue(text.startswith("Failed"), text)
+            self.assertIn("Sampled in Slicer, the transform folds", text)
+            self.assertNotIn("No folding", text)
+        self.assertEqual(transform.GetAttribute("MASR.Verdict"), "failed")
+        path = str(self.folder / "scene.mrb")
+        self.assertTrue(slicer.util.saveScene(path))
+        slicer.mrmlScene.Clear(False)
+        slicer.util.loadScene(path)
+        self.assertIn("Sampled in Slicer", self.checkUi.resultLabel.text)
+
+    def test_folds_are_looked_for_before_anything_is_moved(self):
+        self.foldedPair(np.array([10.0, -5.0, 5.0]))
+        moving, resultUi, questions = self.parameters.movingVolume, self.tabs.result.ui, []
+
+        def no(text, *args, **options):
+            questions.append(text)
+            return False
+
+        slicer.app.processEvents()
+        resultUi.nodeList.item(0).setSelected(True)
+        with mock.patch("slicer.util.confirmOkCancelDisplay", no):
+            resultUi.applyToButton.click()
+            resultUi.inverseButton.click()
+        self.assertEqual(len(questions), 2)
+        for question in questions:
+            self.assertIn("Sampled in Slicer, the transform folds", question)
+        self.assertIsNone(moving.GetParentTransformNode())
+        self.assertIn("nothing was moved", resultUi.appliedLabel.text)
+        self.assertIsNone(slicer.util.getFirstNodeByName("T1 to T2"))
+
+    def test_another_modules_layout_is_left_alone(self):
+        self.choosePair()
+        self.choosePreset()
+        layout = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+        before, told = layout and layout.GetViewArrangement(), []
+        self.ui.applyButton.click()
+        self.representation.exit()
+        with mock.patch("slicer.util.showStatusMessage", lambda text, *args: told.append(text)):
+            self.waitUntilIdle()
+        self.assertEqual(self.errors, [])
+        self.assertIn('"T2 to T1" is ready to be checked', told[0])
+        self.assertEqual(layout and layout.GetViewArrangement(), before)
+        self.assertIsNone(self.check.comparison)
+        self.waitUntil(lambda: self.check.sampler.map is not None)
+        self.representation.enter()
+        self.assertEqual(self.tabs.widget.currentIndex, 1)
+        self.assertEqual(layout and layout.GetViewArrangement(), before)
+        self.assertRegex(self.checkUi.resultLabel.text, "^(Plausible|Doubtful)")
+        self.assertIn("No fold", self.checkUi.foldsLabel.text)
+        self.assertIsNotNone(self.tabs.landmarks.matcher)
+        self.checkUi.compareButton.click()
+        self.assertIsNotNone(self.check.comparison.map)
+
+    def test_folds_are_listed_and_shown(self):
+        place = np.array([10.0, -5.0, 5.0])
+        self.foldedPair(place)
         self.checkUi.compareButton.click()
         self.waitForMap()
         folds = self.check.comparison.map.folds
@@ -116,6 +181,8 @@ class CheckTest(ModuleCase):
             toRas = slicer.util.arrayFromVTKMatrix(logic.GetSliceNode().GetSliceToRAS())
             seen = np.linalg.inv(toRas) @ [*folds[0].place, 1.0]
             np.testing.assert_allclose(seen[:3], 0, atol=1e-6)
+        self.parameters.seed = 5
+        self.assertEqual(self.checkUi.foldsList.currentRow, 0)
 
     def test_overlap_of_segments(self):
         fixed, moving = self.registeredPair()
@@ -147,6 +214,10 @@ class CheckTest(ModuleCase):
             mock.patch("qt.QDesktopServices.openUrl", lambda url: opened.append(url.toLocalFile())),
         ):
             self.checkUi.reportButton.click()
+            self.assertEqual(opened, [])
+            self.assertFalse(self.checkUi.reportButton.enabled)
+            self.waitUntil(lambda: opened, timeout=60)
+        self.assertTrue(self.checkUi.reportButton.enabled)
         self.assertEqual(opened, [str(path)])
         page = path.read_text(encoding="utf-8")
         self.assertIn("default-src 'none'", page)
@@ -164,7 +235,56 @@ class CheckTest(ModuleCase):
             "qt.QFileDialog.getSaveFileName", return_value=str(self.folder / "no" / "report.html")
         ):
             self.checkUi.reportButton.click()
+        self.waitUntil(lambda: self.errors, timeout=60)
         self.assertIn("could not be written", self.errors[0])
+
+    def test_a_report_waits_for_the_views_and_for_the_folds(self):
+        """Asked for while the views are closed and the deformation is not sampled yet."""
+        self.registeredPair()
+        self.check.closeViews()
+        self.check.sampler.stop()
+        path, opened, seen = self.folder / "report.html", [], []
+        pictures = self.reportPictures(seen)
+        with (
+            mock.patch("qt.QFileDialog.getSaveFileName", return_value=str(path)),
+            mock.patch("qt.QDesktopServices.openUrl", lambda url: opened.append(url.toLocalFile())),
+            mock.patch("MASRRegistrationLib.mrml.check_report.pictures", pictures),
+        ):
+            self.checkUi.reportButton.click()
+            for node in self.sliceNodes():  # the window lays the views out later
+                node.SetDimensions(400, 300, 1)
+            self.waitUntil(lambda: opened, timeout=60)
+        self.assertIn("None was found", path.read_text(encoding="utf-8"))
+        (fields,) = seen
+        for node, (width, height, shown) in zip(self.sliceNodes(), fields, strict=True):
+            self.assertEqual((width, height), (400, 300), node.GetName())
+            self.assertGreaterEqual(shown, 80.0 - 1e-6)  # all of the volume is in sight
+
+    def sliceNodes(self):
+        rows = (layouts.BEFORE, layouts.AFTER)
+        return [logic.GetSliceNode() for row in rows for logic in layouts.sliceLogics(row)]
+
+    def reportPictures(self, seen):
+        from MASRRegistrationLib.mrml import check_report
+
+        def pictures(take=check_report.pictures):
+            seen.append([(*n.GetDimensions()[:2], min(n.GetFieldOfView()[:2])) for n in self.sliceNodes()])
+            return take()
+
+        return pictures
+
+    def test_a_report_that_nobody_waits_for_any_more(self):
+        self.registeredPair()
+        path, opened = self.folder / "report.html", []
+        with (
+            mock.patch("qt.QFileDialog.getSaveFileName", return_value=str(path)),
+            mock.patch("qt.QDesktopServices.openUrl", lambda url: opened.append(url)),
+        ):
+            self.checkUi.reportButton.click()
+            self.checkUi.closeButton.click()
+            self.assertTrue(self.checkUi.reportButton.enabled)
+            self.waitUntil(lambda: self.check.sampler.map is not None)
+        self.assertEqual((opened, path.exists()), ([], False))
 
     def test_leaving_nothing_behind(self):
         self.registeredPair()

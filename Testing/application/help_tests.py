@@ -40,10 +40,77 @@ class HelpTest(ModuleCase):
             self.assertEqual(slicer.util.arrayFromVolume(node).ndim, 3)
         self.assertTrue(slicer.util.saveScene(str(self.folder / "scene.mrb")))
 
+    def pressSample(self):
+        """Until it registers; then it is stopped."""
+        self.helpUi.sampleButton.click()
+        self.waitUntil(lambda: self.panel.running or self.errors)
+        job = self.panel.job
+        job.cancel()
+        return job
+
+    def test_the_sample_starts_clean_and_is_loaded_once(self):
+        """Nothing of the patient before is left, and a second press takes the same volumes."""
+        fresh = {name: getattr(self.parameters, name) for name in self.parameters.allParameters}
+        fixed, moving = self.choosePair()
+        parameters = self.parameters
+        for name, kind in (
+            ("fixedLandmarks", "MarkupsFiducial"), ("movingLandmarks", "MarkupsFiducial"),
+            ("fixedSegmentation", "Segmentation"), ("movingSegmentation", "Segmentation"),
+            ("fixedMask", "Segmentation"), ("initialTransform", "LinearTransform"),
+            ("outputTransform", "Transform"),
+        ):  # fmt: skip
+            setattr(parameters, name, slicer.mrmlScene.AddNewNodeByClass(f"vtkMRML{kind}Node"))
+        parameters.preset = demo.PRESET
+        parameters.hardenApplied = parameters.useLandmarks = parameters.keepFiles = True
+        parameters.linearModel, parameters.workingSpacing, parameters.threads = "none", 7.0, 1
+        parameters.fixedSegment, parameters.seed, parameters.device = "gone", 9, "cpu"
+        job = self.pressSample()
+        self.assertEqual(job.preset, presets.load(demo.PRESET))
+        self.assertFalse(job.options.keepFiles)
+        sample = {"fixedVolume", "movingVolume", "preset"}
+        advanced = {"workingSpacing", "linearModel", "discreteEnabled", "continuousEnabled", "regularisation"}
+        for name in fresh.keys() - sample - advanced - {"representation"}:
+            self.assertEqual(getattr(parameters, name), fresh[name], name)
+        pair = parameters.fixedVolume, parameters.movingVolume
+        self.waitUntilIdle()
+        count = len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"))
+        turned = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        pair[1].SetAndObserveTransformNodeID(turned.GetID())
+        self.pressSample()
+        self.assertEqual((parameters.fixedVolume, parameters.movingVolume), pair)
+        self.assertIsNone(pair[1].GetParentTransformNode())
+        self.waitUntilIdle()
+        self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")), count)
+        slicer.util.arrayFromVolume(pair[0])[0] = 7  # it is the sample no more
+        self.pressSample()
+        self.assertIsNot(parameters.fixedVolume, pair[0])
+        self.waitUntilIdle()
+        self.assertEqual(self.errors, [])
+        self.assertEqual(slicer.util.arrayFromVolume(fixed).shape, slicer.util.arrayFromVolume(moving).shape)
+
+    def test_a_scene_that_closes_while_the_sample_is_loaded(self):
+        self.helpUi.sampleButton.click()
+        self.assertEqual(self.helpUi.sampleButton.text, "Loading the sample…")
+        slicer.mrmlScene.Clear(False)
+        self.assertEqual(self.helpUi.sampleButton.text, "Load sample and register")
+        self.assertTrue(self.helpUi.sampleButton.enabled)
+        self.assertEqual((self.temporaryFolders(), self.errors, self.panel.running), ([], [], False))
+
+    def test_a_sample_that_cannot_be_made(self):
+        with mock.patch("shutil.which", return_value=None):
+            self.helpUi.sampleButton.click()
+        with mock.patch("MASRRegistrationLib.gui.sample.MODULE", "masr_registration.no_such_module"):
+            self.helpUi.sampleButton.click()
+            self.waitUntil(lambda: self.helpUi.sampleButton.enabled)
+        self.assertEqual(len(self.errors), 2)
+        self.assertIn("PythonSlicer", self.errors[0])
+        self.assertIn("sample pair could not be made", self.errors[1])
+
     def test_load_sample_and_register(self):
         self.parameters.hardenApplied = True
         self.helpUi.sampleButton.click()
-        self.assertTrue(self.panel.running)
+        self.assertFalse(self.helpUi.sampleButton.enabled)
+        self.waitUntil(lambda: self.panel.running or self.errors)
         self.assertFalse(self.helpUi.sampleButton.enabled)
         self.assertEqual(self.parameters.fixedVolume.GetName(), "MASR sample T1")
         self.assertEqual(self.parameters.movingVolume.GetName(), "MASR sample T2 moved")

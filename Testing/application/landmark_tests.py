@@ -97,6 +97,102 @@ class LandmarksTest(ModuleCase):
         self.assertEqual((fixed.GetNumberOfControlPoints(), moving.GetNumberOfControlPoints()), (1, 1))
         self.assertLess(float(self.cell(0, 4)), 2.5)
 
+    def threePairs(self):
+        """Accepted pairs 1, 2 and 3, each `SHIFT_RAS` apart but for 1, 2 and 3 mm along S."""
+        self.registeredPair()
+        fixed, moving = self.lists()
+        for number in range(3):
+            place = PLACE + np.array([8.0 * number, 0.0, 0.0])
+            self.place(fixed, place)
+            self.landmarksUi.acceptButton.click()
+            moving.SetNthControlPointPosition(number, *(place + SHIFT_RAS + [0.0, 0.0, number + 1.0]))
+        return fixed, moving
+
+    def errorsAfter(self):
+        table = self.landmarksUi.landmarkTable
+        return {
+            self.cell(row, 0): self.cell(row, 4) and round(float(self.cell(row, 4)))
+            for row in range(table.rowCount)
+        }
+
+    def test_a_point_that_is_deleted_elsewhere_leaves_the_other_pairs_alone(self):
+        """As in Slicer's module Markups: also while this module is not shown, and in a saved scene."""
+        _fixed, moving = self.threePairs()
+        before = self.errorsAfter()
+        self.assertEqual(set(before), {"1", "2", "3"})
+        moving.RemoveNthControlPoint(0)
+        expected = {"1": "", "2": before["2"], "3": before["3"]}
+        self.assertEqual(self.errorsAfter(), expected)
+        path = str(self.folder / "scene.mrb")
+        self.assertTrue(slicer.util.saveScene(path))
+        slicer.mrmlScene.Clear(False)
+        slicer.util.loadScene(path)
+        self.assertEqual(self.errorsAfter(), expected)
+        self.representation.exit()
+        self.parameters_ = self.widget.logic.getParameterNode()
+        self.parameters_.fixedLandmarks.RemoveNthControlPoint(1)
+        self.representation.enter()
+        self.assertEqual(self.errorsAfter(), {"1": "", "3": before["3"], "2": ""})
+        self.place(self.parameters.movingLandmarks, PLACE + SHIFT_RAS)  # takes the place of the deleted one
+        names = [name for name in self.errorsAfter() if name.startswith("1 / ")]
+        self.assertEqual(len(names), 1)
+        self.assertEqual(self.errorsAfter()["3"], before["3"])
+
+    def test_a_suggestion_waits_until_it_is_answered(self):
+        """Whatever is chosen, left, saved or opened meanwhile."""
+        _fixed, moving = self.registeredPair()
+        lists = self.lists()
+        self.place(lists[0], PLACE)
+        self.parameters.movingVolume = None
+        self.assertTrue(self.landmarksUi.acceptButton.enabled)
+        self.parameters.movingVolume = moving
+        self.parameters.movingLandmarks = None
+        self.assertFalse(self.landmarksUi.acceptButton.enabled)
+        self.parameters.movingLandmarks = lists[1]
+        self.assertTrue(self.landmarksUi.acceptButton.enabled)
+        self.representation.exit()
+        self.representation.enter()
+        path = str(self.folder / "scene.mrb")
+        self.assertTrue(slicer.util.saveScene(path))
+        slicer.mrmlScene.Clear(False)
+        self.assertFalse(self.landmarksUi.acceptButton.enabled)
+        slicer.util.loadScene(path)
+        self.assertTrue(self.landmarksUi.rejectButton.enabled)
+        node = self.parameters.movingLandmarks
+        self.landmarksUi.acceptButton.click()
+        self.assertEqual(node.GetNthControlPointDescription(0), "")
+        self.assertFalse(self.landmarksUi.acceptButton.enabled)
+
+    def test_several_suggestions_wait_and_the_chosen_row_is_answered(self):
+        self.registeredPair()
+        fixed, moving = self.lists()
+        for number in range(3):
+            self.place(fixed, PLACE + np.array([8.0 * number, 0.0, 0.0]))
+        self.landmarksUi.landmarkTable.setCurrentCell(1, 0)
+        self.landmarksUi.rejectButton.click()
+        self.assertEqual([self.cell(row, 0) for row in range(2)], ["1", "3"])
+        moving.SetNthControlPointPosition(0, *(PLACE + SHIFT_RAS))  # dragging one accepts this one
+        self.assertEqual([moving.GetNthControlPointDescription(n) for n in range(2)], ["", SUGGESTED])
+        fixed.SetNthControlPointPosition(1, *PLACE)  # and no other
+        self.assertEqual(moving.GetNthControlPointDescription(1), SUGGESTED)
+
+    def test_suggestions_are_prepared_as_chosen_under_advanced(self):
+        self.choosePair()
+        self.parameters.representation = "masr-faithful"
+        self.parameters.device, self.parameters.threads = "cpu", 1
+        self.parameters.workingSpacing = 5.0
+        seen = []
+        with mock.patch(
+            "MASRRegistrationLib.gui.feature_job.WorkerProcess",
+            side_effect=lambda request, *rest: seen.append(request) or mock.Mock(),
+        ):
+            self.landmarksUi.prepareButton.click()
+            self.landmarksUi.prepareButton.click()
+        (request,) = seen
+        self.assertEqual((request.device, request.threads), ("cpu", 1))
+        self.assertEqual(request.preset["representation"], "masr-faithful")
+        self.assertEqual(request.preset["working_spacing_mm"], 5.0)
+
     def test_errors_follow_a_point_that_is_dragged(self):
         self.registeredPair()
         fixed, moving = self.lists()

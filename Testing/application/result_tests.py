@@ -148,6 +148,25 @@ class ResultTest(ModuleCase):
             atol=1,
         )
 
+    def test_cancelled_half_way(self):
+        _fixed, moving, points = self.registered()
+        self.resultUi.hardenCheckBox.checked = True
+        names = self.select(points, moving)
+        nodes = slicer.mrmlScene.GetNumberOfNodes()
+        with mock.patch("qt.QProgressDialog", CancelledAfter(1)):
+            self.resultUi.applyToButton.click()
+        self.assertEqual(self.errors, [])
+        self.assertIn("Cancelled: 0 of 2 were moved", self.resultUi.appliedLabel.text)
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), nodes)
+        with mock.patch("qt.QProgressDialog", CancelledAfter(2)):  # when the volume has just been moved
+            self.resultUi.applyToButton.click()
+        self.assertIn("Cancelled: 1 of 2 were moved", self.resultUi.appliedLabel.text)
+        slicer.app.processEvents()  # the list of what can be moved is made anew
+        self.assertIn("Cancelled: 1 of 2", self.resultUi.appliedLabel.text)
+        self.select(*[node for node in (points, moving) if node.GetName() in names])
+        self.resultUi.applyToButton.click()
+        self.assertEqual(self.resultUi.appliedLabel.text, "2 moved.")
+
     def test_a_failed_result_is_asked_about_before_anything_moves(self):
         _fixed, _moving, points = self.registered()
         self.fail_(self.parameters.outputTransform)
@@ -233,3 +252,22 @@ class ResultTest(ModuleCase):
         self.assertIsNone(points.GetParentTransformNode())
         self.assertIsNone(self.parameters.outputTransform)
         self.assertIsNone(slicer.util.getFirstNodeByName("T2 registered to T1"))
+
+
+class CancelledAfter:
+    """A progress dialog whose Cancel is pressed at the given step; it is its own class."""
+
+    def __init__(self, step):
+        self.left = step
+
+    def __call__(self, *args):
+        self.count = self.left
+        return self
+
+    @property
+    def wasCanceled(self):
+        self.count -= 1
+        return self.count < 1
+
+    def delete(self):
+        pass

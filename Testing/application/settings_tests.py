@@ -16,6 +16,7 @@ VALUES = {
     "workingSpacing": 3.25,
     "regularisation": 7.5,
     "representation": "masr",
+    "method": "amortized",
     "device": "cpu",
     "threads": 3,
     "seed": 11,

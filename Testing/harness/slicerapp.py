@@ -211,7 +211,8 @@ class Harness:
             time.sleep(0.002)
 
     def quit(self) -> None:
-        """What the application does to loaded modules when it ends."""
+        """What the application does when it ends: it says so, then module widgets are closed."""
+        self.app.aboutToQuit.emit()
         self.app._modules._close_widgets()
 
     def _message_display(self, level: int, text: str, answer: Any, *args: Any, **keywords: Any) -> Any:

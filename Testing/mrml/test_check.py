@@ -9,11 +9,16 @@ import slicer  # isort: skip
 import vtk  # isort: skip
 from vtk.util.numpy_support import vtk_to_numpy  # isort: skip
 from masr_registration.errors import InputError
+from masr_registration.evaluation.verdict import NO_FOLDING
 from MASRRegistrationLib.mrml import comparison, layouts
+from MASRRegistrationLib.mrml.applying import reasonsAgainst
 from MASRRegistrationLib.mrml.comparison import Comparison, checkerboard
-from MASRRegistrationLib.mrml.deformation import DeformationMap, linearPart
+from MASRRegistrationLib.mrml.deformation import DeformationMap, Fold, linearPart
 from MASRRegistrationLib.mrml.evidence import toleranceSentence, verdictSentences
+from MASRRegistrationLib.mrml.inputs import InputVolume
+from MASRRegistrationLib.mrml.judgement import lowered, recordFolds, store, storedResult
 from MASRRegistrationLib.mrml.overlap import overlaps
+from MASRRegistrationLib.mrml.provenance import verdictText
 
 
 def sampled(transform_node, fixed_node):
@@ -92,6 +97,43 @@ def test_folds_are_listed_with_their_places():
     assert np.linalg.norm(found.folds[0].place - [30.0, 44.0, 36.0]) < 8
     assert found.jacobian.min() < 0
     assert sampled(folding_node((30.0, 44.0, 36.0), 1.0), fixed).folds == []
+
+
+def test_folds_that_slicer_finds_fail_the_result(tmp_path):
+    """Shown, stored, and asked about before anything is moved by it, until none is found any more."""
+    case = Result(tmp_path)
+    node = case.deliver().transformNode
+    before = storedResult(node)
+    assert before["verdict"]["level"] == "doubtful"
+    assert reasonsAgainst(node) == []
+    place = InputVolume.of(case.fixed_node).ijkToWorld[:3, 3] + 30.0
+    recordFolds(node, [Fold(place, 3), Fold(place, 2)])
+    assert node.GetAttribute("MASR.Verdict") == "failed"
+    assert "folds in 2 places" in reasonsAgainst(node)[0]
+    first, reason = verdictText(storedResult(node)).split("\n")[:2]
+    assert first.startswith("Failed")
+    assert "folds in 2 places" in reason
+    recordFolds(node, [])
+    assert storedResult(node)["verdict"] == before["verdict"]
+    assert reasonsAgainst(node) == []
+    recordFolds(folding_node((0.0, 0.0, 0.0)), [Fold(place, 3)])  # no result: nothing to judge
+
+
+def test_a_lowered_verdict_keeps_the_worse_level_and_contradicts_nothing(tmp_path):
+    assert lowered({"level": "failed", "reasons": ["A"]}, "doubtful", ["B"]) == {
+        "level": "failed",
+        "reasons": ["B", "A"],
+    }
+    assert lowered({"level": "plausible", "reasons": ["A"]}, "doubtful", []) == {
+        "level": "plausible",
+        "reasons": ["A"],
+    }
+    node = Result(tmp_path).deliver().transformNode
+    content = storedResult(node)
+    content["verdict"]["reasons"] = [NO_FOLDING]
+    store(node, content)
+    recordFolds(node, [Fold(np.zeros(3), 1)])
+    assert NO_FOLDING not in storedResult(node)["verdict"]["reasons"]
 
 
 def test_a_large_volume_is_sampled_more_coarsely():

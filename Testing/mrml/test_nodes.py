@@ -14,7 +14,7 @@ import vtk  # isort: skip
 from masr_registration.errors import InputError, MasrError
 from masr_registration.worker.client import Outcome
 from MASRRegistrationLib.mrml.inputs import InputVolume, checkRequest
-from MASRRegistrationLib.mrml.results import deliver
+from MASRRegistrationLib.mrml.results import deliver, storedResult
 from MASRRegistrationLib.mrml.setup import RegistrationSetup
 
 IJK = np.array([(0, 0, 0), (27, 23, 19), (3, 20, 7), (14, 11, 9)])
@@ -315,6 +315,11 @@ def test_changes_during_the_run_are_said(tmp_path, change, sentence):
     result = case.deliver()
     assert [w for w in result.warnings if sentence in w], result.warnings
     assert len(result.warnings) == 2
+    stored = storedResult(result.transformNode)["verdict"]
+    assert stored == result.verdict
+    assert result.verdict["level"] == "doubtful"
+    assert sentence in result.verdict["reasons"][0]
+    assert result.transformNode.GetAttribute("MASR.Verdict") == "doubtful"
 
 
 def test_a_deleted_input_is_not_referenced_even_when_its_id_is_used_again(tmp_path):

@@ -159,6 +159,36 @@ def test_a_setup_writes_all_of_its_files(tmp_path):
     assert setup.described() == {"fixed_mask": "Mask", "moving_mask": "Organs", "initial_transform": "Start"}
 
 
+def test_what_is_changed_after_it_was_handed_over_is_named(tmp_path):
+    fixed, moving = add_volume("T1"), add_volume("T2")
+    organs, weights = segmentation(label_map(like=moving)), label_map(like=fixed)
+    start = add_linear(turn(3, (0, 0, 1)), name="Start")
+    lists = [slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name) for name in ("F", "M")]
+    for node in lists:
+        node.AddControlPoint(1.0, 2.0, 3.0)
+    setup = RegistrationSetup(
+        fixed, moving, fixedMask=weights, movingMask=organs, initialTransform=start, landmarks=tuple(lists)
+    )
+    setup.write(InputVolume.of(fixed), InputVolume.of(moving), tmp_path)
+    assert setup.changes() == []
+    slicer.util.arrayFromVolume(weights)[0] = 1
+    slicer.util.arrayFromVolumeModified(weights)
+    name = organs.GetSegmentation().GetNthSegmentID(0)
+    slicer.util.updateSegmentBinaryLabelmapFromArray(
+        (np.roll(BOX, 1) > 0).astype(np.uint8), organs, name, moving
+    )
+    slicer.util.updateTransformMatrixFromArray(start, turn(4, (0, 0, 1)))
+    lists[0].SetNthControlPointPosition(0, 1.0, 2.0, 4.0)
+    slicer.mrmlScene.RemoveNode(lists[1])
+    assert [sentence.partition(" during")[0] for sentence in setup.changes()] == [
+        '"Mask" was changed',
+        '"Organs" was changed',
+        '"Start" was changed',
+        '"F" was changed',
+        '"M" was deleted',
+    ]
+
+
 # Initial transforms
 
 

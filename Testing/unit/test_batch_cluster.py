@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,11 @@ import pytest
 from batch_tools import Studies, studies
 from masr_registration.batch import cluster, slurm
 from masr_registration.batch.cluster import DaskEngine
+from masr_registration.batch.machine import usable_cores
+from masr_registration.batch.manifest import FaultsError
+from masr_registration.cli import app
 from masr_registration.errors import CancelledError, InputError, ResourceError
+from typer.testing import CliRunner
 from worker_tools import PACKAGE_FOLDER, alive, wait_until
 
 __all__ = ["studies"]  # the fixture
@@ -45,31 +51,34 @@ def dask_studies(studies: Studies, monkeypatch: pytest.MonkeyPatch) -> Studies:
         yield studies  # type: ignore[misc]
 
 
-def local(threads: int) -> DaskEngine:
-    return DaskEngine(threads, 2)
-
-
 def descendants() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
 
 
-def test_a_study_on_two_workers_that_listen_only_here(dask_studies: Studies) -> None:
-    dask_studies.write(**{f"c{n}": "good" for n in range(6)}, bad="late")
-    listening: set[str] = set()
+@contextmanager
+def listening(studies: Studies) -> Iterator[set[str]]:
+    """At which addresses this process and its descendants listen, once a case is done."""
+    addresses: set[str] = set()
 
     def watch() -> None:
-        wait_until(lambda: len(dask_studies.pids()) > 0)
+        wait_until(lambda: len(studies.pids()) > 0)
         for process in [psutil.Process(), *descendants()]:
-            listening.update(c.laddr.ip for c in process.net_connections("inet") if c.status == "LISTEN")
+            addresses.update(c.laddr.ip for c in process.net_connections("inet") if c.status == "LISTEN")
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    summary = dask_studies.run(engine=local)
+    yield addresses
     watcher.join()
+
+
+def test_a_study_on_two_workers_that_listen_only_here(dask_studies: Studies) -> None:
+    dask_studies.write(**{f"c{n}": "good" for n in range(6)}, bad="late")
+    with listening(dask_studies) as addresses:
+        summary = dask_studies.run(engine=DaskEngine())
     assert (summary.done, summary.failed) == (6, 1)
     assert (dask_studies.study.failure("bad") or {})["message"] == "It failed late."
     assert len(set(dask_studies.pids().values())) == 2
-    assert listening == {"127.0.0.1"}
+    assert addresses == {"127.0.0.1"}
     assert wait_until(lambda: not [p for p in dask_studies.pids().values() if alive(p)])
 
 
@@ -86,7 +95,7 @@ def test_a_case_of_a_killed_worker_runs_elsewhere(dask_studies: Studies) -> None
 
     killer = threading.Thread(target=kill)
     killer.start()
-    summary = dask_studies.run(engine=local)
+    summary = dask_studies.run(engine=DaskEngine())
     killer.join()
     assert (summary.done, summary.failed) == (4, 0)
     assert dask_studies.pids()["b"] != killed[0]
@@ -94,47 +103,174 @@ def test_a_case_of_a_killed_worker_runs_elsewhere(dask_studies: Studies) -> None
     assert list(dask_studies.study.running.iterdir()) == []
 
 
+class Scheduler:
+    """A scheduler of its own on this machine, and its workers."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "scheduler.json"
+        self.process = self._start("scheduler", "--port", "0")
+        assert wait_until(lambda: self._file.exists() and bool(self._file.read_text().strip()))
+        self.address = str(json.loads(self._file.read_text())["address"])
+        self.workers: list[subprocess.Popen[bytes]] = []
+
+    def add_worker(self, **variables: str) -> None:
+        self.workers.append(self._start("worker", "--nthreads", "1", "--no-nanny", **variables))
+
+    def close(self) -> None:
+        for process in (*self.workers, self.process):
+            process.kill()
+            process.wait()
+
+    def _start(self, what: str, *options: str, **variables: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *options]
+        command += ["--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(self._file)]
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(command, env={**os.environ, **variables}, **quiet)
+
+
 @pytest.fixture
-def scheduler(dask_studies: Studies) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A scheduler and one worker of their own, on this machine."""
-    file = dask_studies.folder / "scheduler.json"
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    arguments = ["--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(file)]
-    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0"]
-    process = subprocess.Popen([*command, *arguments], **quiet)
-    assert wait_until(file.exists)
-    command = [sys.executable, "-m", "distributed.cli.dask_worker", "--nthreads", "1", "--no-nanny"]
-    worker = subprocess.Popen([*command, *arguments], **quiet)
+def empty_scheduler(dask_studies: Studies) -> Iterator[Scheduler]:
+    """One without workers."""
+    made = Scheduler(dask_studies.folder)
     try:
-        assert wait_until(lambda: bool(file.read_text().strip()))
-        yield json.loads(file.read_text())["address"], process
+        yield made
     finally:
-        for started in (worker, process):
-            started.kill()
-            started.wait()
+        made.close()
 
 
+@pytest.fixture
+def scheduler(empty_scheduler: Scheduler) -> Scheduler:
+    """One with a worker."""
+    empty_scheduler.add_worker()
+    return empty_scheduler
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_scheduler_ends_the_run_and_the_folder_is_resumed(
-    dask_studies: Studies, scheduler: tuple[str, subprocess.Popen[bytes]]
+    dask_studies: Studies, scheduler: Scheduler, how: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address, process = scheduler
+    monkeypatch.setattr(cluster, "SECONDS_TO_ANSWER", 2)
     mark = dask_studies.folder / "begun"
     dask_studies.write(a="good", b="good", c=f"mark {mark}", d="good")
 
     def kill() -> None:
         wait_until(mark.exists)
-        process.kill()
+        scheduler.process.send_signal(how)
 
     killer = threading.Thread(target=kill)
     killer.start()
     with pytest.raises(ResourceError, match="scheduler was lost"):
-        dask_studies.run(engine=lambda threads: DaskEngine(threads, 1, address))
+        dask_studies.run(engine=DaskEngine(scheduler.address))
     killer.join()
     before = dask_studies.pids()
     assert sorted(before) == ["a", "b"]
     summary = dask_studies.run(resume=True)
     assert (summary.done, summary.failed) == (4, 0)
     assert {case: dask_studies.pids()[case] for case in "ab"} == before
+
+
+def test_a_scheduler_without_workers(
+    dask_studies: Studies, empty_scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "SECONDS_WITHOUT_WORKERS", 1)
+    dask_studies.write(a="good")
+    with pytest.raises(ResourceError, match="has no workers"):
+        dask_studies.run(engine=DaskEngine(empty_scheduler.address))
+    assert {(event.case, event.stage) for event in dask_studies.events} == {("", "waiting for workers")}
+    dask_studies.cancel.set()
+    with pytest.raises(CancelledError):
+        dask_studies.run(engine=DaskEngine(empty_scheduler.address))
+
+
+def test_the_command_line_says_that_it_waits(
+    dask_studies: Studies, empty_scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "SECONDS_WITHOUT_WORKERS", 2)
+    path = dask_studies.write(a="good")
+    arguments = ["batch", str(path), "--output", str(dask_studies.output), "--engine", "dask"]
+    ended = CliRunner().invoke(app, [*arguments, "--scheduler", empty_scheduler.address])
+    assert ended.exit_code == 3
+    lines = ended.stderr.splitlines()
+    assert lines[0] == "Waiting for workers."
+    assert len(lines) == 2
+
+
+def test_workers_may_come_later_and_must_not_stay_away(
+    dask_studies: Studies, empty_scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = dask_studies.folder / "begun"
+    dask_studies.write(a="good", b=f"mark {mark}")
+
+    def watch() -> None:
+        wait_until(lambda: bool(dask_studies.events))
+        empty_scheduler.add_worker()
+        wait_until(mark.exists)
+        monkeypatch.setattr(cluster, "SECONDS_WITHOUT_WORKERS", 1)
+        empty_scheduler.workers[0].kill()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with pytest.raises(ResourceError, match="has no workers"):
+        dask_studies.run(engine=DaskEngine(empty_scheduler.address))
+    watcher.join()
+    assert list(dask_studies.pids()) == ["a"]
+    summary = dask_studies.run(resume=True)
+    assert (summary.done, summary.failed) == (2, 0)
+
+
+def test_only_the_workers_need_the_device(
+    dask_studies: Studies, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_ERROR", "This machine has no such device.")
+    dask_studies.write(a="good")
+    summary = dask_studies.run(engine=DaskEngine(scheduler.address), threads=None, jobs=None)
+    assert summary.done == 1
+    recorded = dask_studies.study.recorded()
+    assert recorded is not None
+    assert recorded[0].threads == usable_cores()  # all of the only worker's machine
+
+
+def test_a_worker_that_cannot_do_cases_says_why(dask_studies: Studies, empty_scheduler: Scheduler) -> None:
+    empty_scheduler.add_worker(FAKE_ERROR="This machine has no such device.")
+    dask_studies.write(a="good")
+    with pytest.raises(FaultsError, match=r"a: This machine has no such device\."):
+        dask_studies.run(engine=DaskEngine(empty_scheduler.address))
+
+
+def test_workers_of_another_version_are_refused(dask_studies: Studies, empty_scheduler: Scheduler) -> None:
+    text = "from masr_registration.batch import cluster_worker\ncluster_worker.__version__ = '0.0'\n"
+    (dask_studies.folder / "old_preload.py").write_text(text)
+    empty_scheduler.add_worker(DASK_DISTRIBUTED__WORKER__PRELOAD="old_preload")
+    dask_studies.write(a="good")
+    with pytest.raises(ResourceError, match=r"version 0\.0 of this program"):
+        dask_studies.run(engine=DaskEngine(empty_scheduler.address))
+
+
+def test_every_worker_here_has_a_device_of_its_own(
+    dask_studies: Studies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_DEVICES", "2")
+    hold = f"hold {dask_studies.folder / 'held'}"
+    dask_studies.write(**{f"c{n}": hold for n in range(4)})
+    summary = dask_studies.run(engine=DaskEngine(), jobs=None)
+    assert (summary.done, summary.failed) == (4, 0)
+    assert set(dask_studies.devices().values()) == {"0", "1"}
+    dask_studies.write(**{f"c{n}": hold for n in range(5)})
+    with pytest.raises(InputError, match="need 3 devices"):
+        dask_studies.run(engine=DaskEngine(), jobs=3, resume=True)
+
+
+@pytest.mark.parametrize(("devices", "visible"), [("1", None), ("2", "5,GPU-x")])
+def test_workers_elsewhere_share_the_devices_of_their_machine(
+    dask_studies: Studies, empty_scheduler: Scheduler, devices: str, visible: str | None
+) -> None:
+    variables = {"FAKE_DEVICES": devices, **({"CUDA_VISIBLE_DEVICES": visible} if visible else {})}
+    for _ in range(2):
+        empty_scheduler.add_worker(**variables)
+    dask_studies.write(**{f"c{n}": f"hold {dask_studies.folder / 'held'}" for n in range(4)})
+    summary = dask_studies.run(engine=DaskEngine(empty_scheduler.address))
+    assert (summary.done, summary.failed) == (4, 0)
+    assert set(dask_studies.devices().values()) == (set(visible.split(",")) if visible else {None})
 
 
 def test_cancel_on_a_cluster(dask_studies: Studies) -> None:
@@ -147,7 +283,7 @@ def test_cancel_on_a_cluster(dask_studies: Studies) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     with pytest.raises(CancelledError, match="--resume"):
-        dask_studies.run(engine=local)
+        dask_studies.run(engine=DaskEngine())
     watcher.join()
     assert wait_until(lambda: not alive(dask_studies.pids()["a"]))
 
@@ -171,7 +307,7 @@ def test_a_scheduler_that_is_not_there(dask_studies: Studies, monkeypatch: pytes
     monkeypatch.setattr(cluster, "SECONDS_TO_CONNECT", 1)
     dask_studies.write(a="good")
     with pytest.raises(ResourceError, match="cannot be reached"):
-        dask_studies.run(engine=lambda threads: DaskEngine(threads, 1, "tcp://127.0.0.1:1"))
+        dask_studies.run(engine=DaskEngine("tcp://127.0.0.1:1"))
 
 
 # Slurm
@@ -222,6 +358,26 @@ def test_what_must_not_reach_a_job_script(tmp_path: Path, changes: dict[str, Any
         slurm.read(write(tmp_path, **changes))
 
 
+def test_a_machine_without_slurm(dask_studies: Studies, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(dask_studies.folder))
+    dask_studies.write(a="good")
+    job = slurm.read(write(dask_studies.folder))
+    with pytest.raises(ResourceError, match="sbatch is not there"):
+        dask_studies.run(engine=DaskEngine(job=job))
+
+
+def test_slurm_takes_no_job(dask_studies: Studies, monkeypatch: pytest.MonkeyPatch) -> None:
+    binaries = dask_studies.folder / "bin"
+    binaries.mkdir()
+    (binaries / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: no such partition' >&2\nexit 1\n")
+    (binaries / "sbatch").chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(binaries), os.environ["PATH"]]))
+    dask_studies.write(a="good")
+    job = slurm.read(write(dask_studies.folder, shared_directory=str(dask_studies.folder), interface="lo"))
+    with pytest.raises(ResourceError, match="did not take the jobs: sbatch: error: no such partition"):
+        dask_studies.run(engine=DaskEngine(job=job))
+
+
 def test_a_study_by_slurm_jobs(dask_studies: Studies, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an sbatch that runs its script at once, as Slurm does later."""
     binaries = dask_studies.folder / "bin"
@@ -237,7 +393,12 @@ def test_a_study_by_slurm_jobs(dask_studies: Studies, monkeypatch: pytest.Monkey
     monkeypatch.setenv("PATH", os.pathsep.join([str(binaries), os.environ["PATH"]]))
     job = slurm.read(write(dask_studies.folder, shared_directory=str(dask_studies.folder), interface="lo"))
     dask_studies.write(a="good", b="good", c="good")
-    summary = dask_studies.run(engine=lambda threads: DaskEngine(threads, 2, None, job))
+    with listening(dask_studies) as addresses:
+        summary = dask_studies.run(engine=DaskEngine(job=job), threads=None)
+    assert addresses == {"127.0.0.1"}  # that of the interface
+    recorded = dask_studies.study.recorded()
+    assert recorded is not None
+    assert recorded[0].threads == SLURM["cores"]
     assert (summary.done, summary.failed) == (3, 0)
     assert len((binaries / "pids").read_text().split()) == 2
     assert "--gres=gpu:1" in (binaries / "job.sh").read_text()

@@ -117,7 +117,26 @@ def test_all_faults_are_told_at_once(folder: Path) -> None:
     assert all(fault.sentence in message for fault in made.faults)
 
 
-@pytest.mark.parametrize("identity", [".", "..", "a/b", "a\\b", "ä", "x" * 65, "", "a b", "-\n"])
+@pytest.mark.parametrize(
+    "identity",
+    [
+        ".",
+        "..",
+        "a/b",
+        "a\\b",
+        "ä",
+        "x" * 65,
+        "",
+        "a b",
+        "-\n",
+        "con",
+        "NUL",
+        "Aux.1",
+        "com1",
+        "lpt9.x",
+        "a.",
+    ],
+)
 def test_ids_that_are_no_folder_names(folder: Path, identity: str) -> None:
     rows = [{"id": identity, "fixed": "a.nii", "moving": "b.nii"}]
     made = read(folder, json.dumps(rows), "study.json")
@@ -214,6 +233,38 @@ def test_a_pattern_may_name_a_dicom_folder_at_any_depth(tmp_path: Path) -> None:
     root = tree(tmp_path, "x/y/p1/CT/1.dcm", "p1/MR/1.dcm")
     found = discover.by_patterns(root, {"fixed": "**/{p}/CT", "moving": "**/{p}/MR"})
     assert found.rows == [{"id": "p1", "fixed": "x/y/p1/CT", "moving": "p1/MR"}]
+
+
+def test_ids_of_found_cases_are_different_and_valid(tmp_path: Path) -> None:
+    long = "x" * 70
+    names = ["a b", "a-b", "A-B", "nul", "end.", f"{long}1", f"{long}2", f"con.{long}"]
+    root = tree(tmp_path, *[f"{name}/{image}.nii" for name in names for image in ("T1", "T2")])
+    patterns = {"fixed": "{p}/T1.nii", "moving": "{p}/T2.nii"}
+    found = discover.by_patterns(root, patterns)
+    by_folder = {row["fixed"].partition("/")[0]: row["id"] for row in found.rows}
+    assert by_folder == {
+        "A-B": "A-B",
+        "a b": "a-b-2",
+        "a-b": "a-b-3",
+        "end.": "end",
+        "nul": "case-nul",
+        f"{long}1": "x" * 64,
+        f"{long}2": "x" * 62 + "-2",
+        f"con.{long}": "case-con." + "x" * 55,
+    }
+    assert 'a b has the id "a-b-2".' in found.remarks
+    assert not any(remark.startswith("A-B") for remark in found.remarks)
+    manifest.write(found.rows, root / "made.csv", ("id", "fixed", "moving"))
+    assert manifest.read(root / "made.csv").faults == []
+
+
+def test_places_that_only_look_alike_are_different_cases(tmp_path: Path) -> None:
+    root = tree(tmp_path, *[f"{p}/{image}.nii" for p in ("a_b/c", "a/b_c") for image in ("T1", "T2")])
+    found = discover.by_patterns(root, {"fixed": "{p}/{s}/T1.nii", "moving": "{p}/{s}/T2.nii"})
+    assert [(row["id"], row["fixed"]) for row in found.rows] == [
+        ("a_b_c", "a/b_c/T1.nii"),
+        ("a_b_c-2", "a_b/c/T1.nii"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,27 @@ def test_all_cases_of_a_study_in_two_processes(studies: Studies) -> None:
     assert list((studies.folder / "temporary").iterdir()) == []
 
 
+def test_the_process_of_the_rehearsal_takes_cases(studies: Studies) -> None:
+    studies.write(a="good", b="good")
+    studies.run(jobs=1)
+    assert list(studies.pids().values()) == 2 * studies.rehearsed()
+
+
+def test_the_rehearsal_has_the_default_threads(studies: Studies) -> None:
+    studies.write(a="good")
+    studies.run(jobs=1, threads=None)
+    assert list(studies.pids().values()) == studies.rehearsed()
+
+
+def test_each_process_is_shown_a_device_of_its_own(studies: Studies, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_DEVICES", "2")
+    studies.write(**{f"c{n}": "slow" if n < 2 else "good" for n in range(4)})
+    studies.run(jobs=None)
+    assert sorted({str(device) for device in studies.devices().values()}) == ["0", "1"]
+    assert not {*studies.pids().values()} & {*studies.rehearsed()}
+    assert len(set(studies.pids().values())) == 2
+
+
 def test_a_failing_case_stops_no_other(studies: Studies) -> None:
     studies.write(a="good", b="late", c="internal", d="die", e="good")
     summary = studies.run(jobs=1)
@@ -87,6 +108,32 @@ def test_a_second_row_of_an_id_is_a_failure_of_its_own(studies: Studies) -> None
     message = (studies.study.failure("case 2") or {})["message"]
     assert "also that of case 1" in message
     assert "does not exist" in message
+
+
+def test_failures_of_rows_that_were_mended_are_forgotten(studies: Studies) -> None:
+    path = studies.write(a="good", b="late", c="late")
+    rows = json.loads(path.read_text())
+    broken = [{"id": "no id"}, {"id": "e", "fixed": "none.nii", "moving": "none.nii"}]
+    path.write_text(json.dumps([*rows, *broken]))
+    assert studies.run(keep_going=True).failed == 4
+    kept = {file.stem for file in studies.study.failures.iterdir()}
+    assert kept == {"b", "c", "e", "case 4"}
+    (studies.folder / "c.txt").write_text("slow")
+    path.write_text(json.dumps([rows[0], rows[2]]))
+
+    def look() -> None:
+        wait_until(lambda: any(e.case == "c" and e.stage == "linear" for e in studies.events[before:]))
+        seen.extend(file.stem for file in studies.study.failures.iterdir())
+        studies.cancel.set()
+
+    before, seen = len(studies.events), list[str]()
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    with pytest.raises(CancelledError):
+        studies.run(resume=True)
+    watcher.join()
+    assert seen == ["b"]  # known to the study, though not of this manifest
+    assert studies.study.state("c") == "waiting"
 
 
 def test_a_dry_run_fixes_the_plans_and_predicts(studies: Studies) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from masr_registration.evaluation import pictures, report
 from masr_registration.evaluation.report import CSP, NOTICE, PATENT, report_page
+from masr_registration.evaluation.slices import PLANES, Hanging
 from masr_registration.volume import Geometry, Volume
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\ud800.nii.gz"
@@ -144,6 +145,20 @@ def test_every_picture_is_an_embedded_jpeg_with_a_text(page: Page) -> None:
         header, data = (picture["src"] or "").split(",", 1)
         assert header == "data:image/jpeg;base64"
         assert base64.b64decode(data, validate=True).startswith(b"\xff\xd8")
+
+
+def test_nothing_of_one_picture_is_left_in_the_next() -> None:
+    geometry = Geometry((24, 28, 20), (1.5, 1.5, 2.0), (0.0, 0.0, 0.0), tuple(np.eye(3).ravel()))
+    hanging = Hanging.of(geometry)
+    first, again = pictures.Painter(hanging), pictures.Painter(hanging)
+    image = np.linspace(0, 1, 24 * 28).reshape(28, 24)
+    body, folded = image > 0.3, image > 0.9
+    axial = PLANES[0]
+    again.displacement(axial, image, np.stack([10 * image] * 3), body, 5.0)
+    again.jacobian(axial, image, image, folded, body, 1.0)
+    again.outlines(axial, image, image, 0.5)
+    assert again.overlay(axial, image, image[::-1]) == first.overlay(axial, image, image[::-1])
+    assert again.grey(axial, 0.5 * image) == first.grey(axial, 0.5 * image)
 
 
 def test_pictures_have_the_proportions_of_the_body(tmp_path: Path) -> None:

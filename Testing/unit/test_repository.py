@@ -24,7 +24,7 @@ SLICER_SIDE = [MODULE / "MASRRegistration.py", MODULE / "MASRRegistrationLib"]
 APPLICATION = {"slicer", "vtk", "qt", "ctk", "PythonQt", "mrml", "vtkmodules", "MASRRegistrationLib"}
 CORE_PACKAGES = {
     "numpy", "SimpleITK", "torch", "safetensors", "typer", "rich", "matplotlib", "contourpy", "numba",
-    "dask", "distributed", "dask_jobqueue",
+    "dask", "distributed", "dask_jobqueue", "scipy",
 }  # fmt: skip
 SLICER_PACKAGES = {
     "slicer",

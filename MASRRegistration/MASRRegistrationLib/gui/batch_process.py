@@ -14,10 +14,10 @@ from masr_registration.errors import BY_CODE, CancelledError, MasrError, Resourc
 from masr_registration.worker.messages import LineBuffer, ProtocolError, decode_object
 from slicer.i18n import tr as _
 
-from .process import slicerPython, startModule
+from .process import hasLeft, leave, slicerPython, startModule
 
 MODULE = "masr_registration.batch"
-MILLISECONDS_TO_END = 15_000
+MILLISECONDS_TO_END, MILLISECONDS_AT_QUIT = 15_000, 3000
 
 
 class BatchProcess:
@@ -57,13 +57,16 @@ class BatchProcess:
             self._process.closeWriteChannel()
             self._timer.start(MILLISECONDS_TO_END)
 
-    def abandon(self) -> None:
-        """The same when the application quits: nobody is called back."""
+    def abandon(self, *, quitting: bool = False) -> None:
+        """The same, calling nobody back. Only when the application is `quitting` its end is waited for."""
         if self._ended:
             return
         self._tidy()
         self._process.closeWriteChannel()
-        if not self._process.waitForFinished(3000):
+        if not quitting:
+            self._timer.start(MILLISECONDS_TO_END)
+            leave(self._process, self)
+        elif not self._process.waitForFinished(MILLISECONDS_AT_QUIT):
             self._process.kill()
 
     def _onStarted(self) -> None:
@@ -96,6 +99,10 @@ class BatchProcess:
             qt.QTimer.singleShot(0, lambda: self._end(ResourceError(sentence)))
 
     def _onFinished(self, exitCode: int, status: int) -> None:
+        if self._ended:  # abandoned
+            self._timer.stop()
+            hasLeft(self)
+            return
         self._onOutput()
         error = self._error
         if self._cancelled and not self._complete:

@@ -57,6 +57,7 @@ class BatchTab(Tab):
         ui.cohortButton.connect("clicked(bool)", self.onCohort)
         self._onSource()
         self.update()
+        slicer.app.connect("aboutToQuit()", self.onQuit)
 
     @property
     def running(self) -> bool:
@@ -67,9 +68,23 @@ class BatchTab(Tab):
         path = self.ui.outputEdit.currentPath
         return Study(Path(path)) if path else None
 
+    def losses(self) -> list[str]:
+        running = _(
+            "A study is running; quitting ends it. The finished cases stay, and it can be gone on with."
+        )
+        return [running] if self.running else []
+
     def cleanup(self) -> None:
+        slicer.app.disconnect("aboutToQuit()", self.onQuit)
+        self._abandon(quitting=False)
+
+    def onQuit(self) -> None:
+        """The application ends: nothing is left running."""
+        self._abandon(quitting=True)
+
+    def _abandon(self, *, quitting: bool) -> None:
         if self._process is not None:
-            self._process.abandon()
+            self._process.abandon(quitting=quitting)
             self._process = None
 
     def update(self, *_ignored: Any) -> None:

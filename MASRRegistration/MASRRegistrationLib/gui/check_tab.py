@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from slicer.i18n import tr as _
 
 from ..mrml import check_report, comparison, landmarks, layouts
 from ..mrml.comparison import Comparison
-from ..mrml.deformation import DeformationMap
 from ..mrml.evidence import verdictSentences
-from ..mrml.inputs import InputVolume
 from ..mrml.overlap import Overlap, overlaps
 from ..mrml.results import MOVING_ROLE, RegistrationResult, storedResult
 from .messages import showError
+from .sampling import Sampler
 from .tab import Tab
+from .views import Settling
 
 CONTENTS = (comparison.IMAGES, comparison.CHECKERBOARD, comparison.DISPLACEMENT, comparison.JACOBIAN)
 """In the order of the combo box."""
@@ -28,20 +28,30 @@ MOST_FOLDS_LISTED = 100
 
 
 class CheckTab(Tab):
-    """Attributes:
-    comparison: what the views show; None without a result, and until the views are opened.
+    """`isShown` tells whether the module is entered; `onJudged` is called when the verdict may be another one.
+
+    Attributes:
+        comparison: what the views show; None without a result, and until the views are opened.
+        sampler: of the deformation, whether the views are open or not.
     """
 
     file = "CheckTab.ui"
 
-    def __init__(self, resourcePath: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        resourcePath: Callable[[str], str],
+        isShown: Callable[[], bool],
+        onJudged: Callable[[], None],
+    ) -> None:
         super().__init__(resourcePath)
         self.comparison: Comparison | None = None
+        self.sampler = Sampler(self._onSampled)
+        self._isShown, self._onJudged = isShown, onJudged
         self._overlaps: list[Overlap] = []
-        self._steps: Iterator[float] | None = None
-        self._sampling, self._flicker = qt.QTimer(), qt.QTimer()
-        self._sampling.setInterval(0)
-        self._sampling.connect("timeout()", self._onSample)
+        self._listed: Any = None
+        self._reportPath: Path | None = None
+        self._settling = Settling(self._onSettled)
+        self._flicker = qt.QTimer()
         self._flicker.setInterval(FLICKER_MS)
         self._flicker.connect("timeout()", self._onFlicker)
         ui = self.ui
@@ -66,51 +76,73 @@ class CheckTab(Tab):
         transformNode = self.transformNode
         if self.comparison is not None and self.comparison.transformNode is not transformNode:
             self.closeViews()
-        content = storedResult(transformNode)
-        self.ui.checkWidget.visible = content is not None
-        self.ui.resultLabel.text = (
-            _("There is no result to check yet; register two volumes first.")
-            if content is None
-            else "\n".join(verdictSentences(content))
-        )
+        if parameters is not None and self.sampler.transformNode is not transformNode:
+            self.sampler.stop()
+        self._showVerdict()
         sides = parameters and (parameters.fixedSegmentation, parameters.movingSegmentation)
         self.ui.measureButton.enabled = bool(sides and sides[0] and sides[1])
         self._showFolds()
 
     def resultArrived(self, result: RegistrationResult) -> None:
+        """Open the views where the module is shown; another module's layout is left alone."""
         self.closeViews()
-        self._open(result.transformNode, result.volumeNode, layouts.COMPARE)
+        self.sampler.stop()
+        if self._isShown():
+            self._open(result.transformNode, result.volumeNode, layouts.COMPARE)
+        else:
+            self._sample(result.transformNode)
+            self.ui.mapLabel.text = _("The views are ready: press Before and after.")
 
     def resultReverted(self) -> None:
         self.closeViews()
+        self.sampler.stop()
+        self._showFolds()
 
     def cleanup(self) -> None:
         self.closeViews()
+        self.sampler.stop()
 
     def closeViews(self) -> None:
         """The layout as before; nothing is left in the scene."""
-        self._sampling.stop()
-        self._steps = None
+        self._settling.stop()
+        self._endReport()
         self.ui.flickerCheckBox.checked = self.ui.gridCheckBox.checked = False
         self.ui.contentComboBox.currentIndex = 0
-        self.ui.mapLabel.text = ""
+        if not self.sampler.running:
+            self.ui.mapLabel.text = ""
         if self.comparison is not None:
             self.comparison.close()
             self.comparison = None
         self._overlaps = []
         self.ui.overlapTable.setRowCount(0)
-        self._showFolds()
 
     def onReport(self) -> None:
-        """Save the page where the user wants it, and open it in the browser."""
+        """Save the page where the user wants it, once the views are drawn, and open it in the browser."""
         name = f"{self.transformNode.GetName()}.html".replace("/", "-")
         path = qt.QFileDialog.getSaveFileName(
             slicer.util.mainWindow(), _("Save report"), name, _("Web page (*.html)")
         )
         if not path:
             return
-        if self.comparison is None:
+        if self.comparison is None or not layouts.shown():
             self._show(layouts.COMPARE)
+        self._reportPath = Path(path)
+        self.ui.reportButton.enabled = False
+        self.ui.reportLabel.text = _("The report is written as soon as the views are drawn and sampled…")
+        self._settling.start()
+
+    def _onSettled(self) -> None:
+        """The views show all of their volumes at their size."""
+        if self._reportPath is not None and not self.sampler.running:
+            self._writeReport(self._reportPath)
+
+    def _endReport(self) -> None:
+        self._reportPath = None
+        self.ui.reportButton.enabled = True
+        self.ui.reportLabel.text = ""
+
+    def _writeReport(self, path: Path) -> None:
+        self._endReport()
         with slicer.util.WaitCursor():
             page = check_report.reportPage(
                 self.transformNode,
@@ -120,53 +152,61 @@ class CheckTab(Tab):
                 landmarks.errors(*self._landmarkLists(), self.transformNode, self._movingNode()),
             )
             try:
-                Path(path).write_text(page, encoding="utf-8")
+                path.write_text(page, encoding="utf-8")
+                problem = None
             except OSError:
-                showError(ResourceError(_("The report could not be written: is the folder read-only?")))
-                return
-        qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(path))
+                problem = ResourceError(_("The report could not be written: is the folder read-only?"))
+        if problem is not None:
+            showError(problem)
+            return
+        self.ui.reportLabel.text = _('The report is in "{name}".').format(name=path.name)
+        qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(path)))
 
     def _show(self, layout: int) -> None:
         if self.comparison is None:
             self._open(self.transformNode, self.parameters.outputVolume, layout)
         else:
             self.comparison.open(layout)
-            self._fitSoon()
+            self._settling.start()
 
     def _open(self, transformNode: Any, volumeNode: Any, layout: int) -> None:
         """Show the result, and begin to sample its deformation, a piece at a time."""
         self.comparison = Comparison(transformNode, volumeNode)
         self.comparison.setOpacity(self.ui.fadeSlider.value)
         self.comparison.open(layout)
-        self._fitSoon()
-        if self.comparison.fixedNode is None:
-            self.ui.mapLabel.text = _("The fixed volume was deleted: the deformation cannot be shown.")
-            return
+        self._settling.start()
+        self._sample(transformNode)
+        if self.sampler.map is not None:
+            self.comparison.setMap(self.sampler.map)
+
+    def _sample(self, transformNode: Any) -> None:
         try:
-            InputVolume.of(self.comparison.fixedNode)
+            self.sampler.start(transformNode)
         except InputError as error:
             self.ui.mapLabel.text = str(error)
-            return
-        self._map = DeformationMap(transformNode, self.comparison.fixedNode)
-        self._steps = self._map.steps()
-        self._sampling.start()
 
-    def _fitSoon(self) -> None:
-        """New views get their size when the layout is drawn."""
-        qt.QTimer.singleShot(0, lambda: layouts.fit(layouts.BEFORE, layouts.AFTER))
-
-    def _onSample(self) -> None:
-        if self._steps is None or self.comparison is None:
-            self._sampling.stop()
+    def _onSampled(self, fraction: float) -> None:
+        if fraction < 1:
+            percent = int(100 * fraction)
+            self.ui.mapLabel.text = _("Sampling the deformation: {percent} %").format(percent=percent)
             return
-        fraction = next(self._steps)
-        self.ui.mapLabel.text = _("Sampling the deformation: {percent} %").format(percent=int(100 * fraction))
-        if fraction >= 1:
-            self._sampling.stop()
-            self._steps = None
-            self.ui.mapLabel.text = ""
-            self.comparison.setMap(self._map)
-            self._showFolds()
+        self.ui.mapLabel.text = ""
+        if self.comparison is not None:
+            self.comparison.setMap(self.sampler.map)
+        self._showVerdict()
+        self._showFolds()
+        self._onJudged()
+        if self._reportPath is not None:
+            self._settling.start()
+
+    def _showVerdict(self) -> None:
+        content = storedResult(self.transformNode)
+        self.ui.checkWidget.visible = content is not None
+        self.ui.resultLabel.text = (
+            _("There is no result to check yet; register two volumes first.")
+            if content is None
+            else "\n".join(verdictSentences(content))
+        )
 
     def _onContent(self) -> None:
         if self.comparison is not None:
@@ -196,15 +236,18 @@ class CheckTab(Tab):
 
     def _folds(self) -> Any:
         """None while nobody has looked for them."""
-        shown = self.comparison
-        return None if shown is None or shown.map is None else shown.map.folds
+        return None if self.sampler.map is None else self.sampler.map.folds
 
     def _showFolds(self) -> None:
+        """The list; the chosen fold stays chosen while they are the same."""
         folds, ui = self._folds(), self.ui
+        if folds is not None and folds is self._listed:
+            return
+        self._listed = folds
         ui.foldsList.clear()
         ui.foldsList.visible = bool(folds)
         if folds is None:
-            ui.foldsLabel.text = _("Open the views to look for folds.")
+            ui.foldsLabel.text = _("Nobody has looked for folds yet; opening the views does.")
         elif not folds:
             ui.foldsLabel.text = _("No fold was found at the sampled points.")
         else:

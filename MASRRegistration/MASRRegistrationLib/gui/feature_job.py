@@ -9,13 +9,15 @@ from typing import Any
 import slicer
 from masr_registration.errors import MasrError
 from masr_registration.matching.features import FeaturePair
+from masr_registration.presets import Preset
 from masr_registration.worker import client
 from masr_registration.worker.jobfolder import JobFolder
 from masr_registration.worker.messages import Message, Progress, Request
 
 from ..mrml.inputs import InputVolume, checkRequest
 from ..mrml.matching import Matcher
-from . import dependencies, preset_library
+from . import dependencies
+from .job import RunOptions
 from .process import WorkerProcess
 
 
@@ -27,13 +29,13 @@ class FeatureJob:
         self,
         fixedNode: Any,
         movingNode: Any,
-        presetName: str,
+        preset: Preset,
+        options: RunOptions,
         onProgress: Callable[[float], None],
         onEnd: Callable[[Matcher | None, MasrError | None], None],
     ) -> None:
         """Starts it. Raises `InputError`, `ResourceError`, `CancelledError` (packages are missing and unwanted)."""
         checkRequest(fixedNode, movingNode)
-        preset = preset_library.load(presetName)
         dependencies.ensure()
         self._volumes = InputVolume.of(fixedNode), InputVolume.of(movingNode)
         self._onProgress, self._onEnd = onProgress, onEnd
@@ -47,6 +49,9 @@ class FeatureJob:
                 moving=str(files[1]),
                 output=str(self._folder.path / "output"),
                 preset=json.loads(preset.to_json()),
+                device=options.device,
+                threads=options.threads,
+                seed=options.seed,
                 features_only=True,
             )
             self._process = WorkerProcess(request, self._onMessage, lambda line: None, self._onOutcome)
@@ -54,13 +59,18 @@ class FeatureJob:
         except BaseException:
             self._folder.remove()
             raise
+        slicer.app.connect("aboutToQuit()", self.onQuit)
         self._scene = slicer.mrmlScene
         self._tag = self._scene.AddObserver(self._scene.StartCloseEvent, self._onSceneClose)
 
-    def abandon(self) -> None:
-        """Kill the worker, calling nobody."""
-        self._process.abandon()
+    def abandon(self, *, quitting: bool = False) -> None:
+        """Kill the worker, calling nobody: it is not wanted any more, or the application is `quitting`."""
+        self._process.abandon(quitting=quitting)
         self._close()
+
+    def onQuit(self) -> None:
+        """The application ends: nothing is left running."""
+        self.abandon(quitting=True)
 
     def _onMessage(self, message: Message) -> None:
         if isinstance(message, Progress):
@@ -84,5 +94,6 @@ class FeatureJob:
         self._onEnd(None, None)
 
     def _close(self) -> None:
+        slicer.app.disconnect("aboutToQuit()", self.onQuit)
         self._folder.remove()
         self._scene.RemoveObserver(self._tag)

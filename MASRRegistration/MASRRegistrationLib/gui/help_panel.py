@@ -10,13 +10,13 @@ from typing import Any
 
 import qt
 import slicer
-from masr_registration import demo
-from masr_registration.errors import MasrError
+from masr_registration import demo, presets
+from masr_registration.errors import CancelledError, MasrError
 from slicer.i18n import tr as _
 
-from . import dependencies, sample
+from . import dependencies, sample, settings
 from .messages import showError
-from .process import startModule
+from .process import ATTACHED, hasLeft, leaveBehind, startModule
 from .tab import Tab
 
 MODULE = "masr_registration.diagnosis"
@@ -31,34 +31,63 @@ class HelpPanel(Tab):
         super().__init__(resourcePath)
         self._register = register
         self._process: Any = None  # also when it has ended: it must not be deleted in its own signals
+        self._abandoned = self._busy = False
+        self._sample: sample.SampleProcess | None = None
         ui = self.ui
         ui.sampleButton.connect("clicked(bool)", self.onSample)
         ui.diagnoseButton.connect("clicked(bool)", self.onDiagnose)
         ui.copyDiagnosisButton.connect("clicked(bool)", self.onCopy)
         self._showDiagnosis("")
+        slicer.app.connect("aboutToQuit()", self.onQuit)
 
     def setBusy(self, busy: bool) -> None:
         """A registration runs: no other is begun from here."""
-        self.ui.sampleButton.enabled = not busy
+        self._busy = busy
+        self._updateSample()
 
     def cleanup(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.waitForFinished(1000)
+        slicer.app.disconnect("aboutToQuit()", self.onQuit)
+        self._abandon(quitting=False)
+
+    def onQuit(self) -> None:
+        """The application ends: nothing is left running."""
+        self._abandon(quitting=True)
 
     def onSample(self) -> None:
-        """Load the sample pair and register it."""
+        """Load the sample pair, unless it is there, and register it, with nothing left of what was chosen before."""
+        pair = sample.loaded()
+        if pair is not None:
+            self._registerSample(pair)
+            return
+        process = sample.SampleProcess(self._onSampleLoaded)
         try:
-            with slicer.util.WaitCursor():
-                fixed, moving = sample.load()
+            process.start()
         except MasrError as error:
             showError(error)
             return
+        self._sample = process
+        self._updateSample()
+
+    def _onSampleLoaded(self, pair: Any, error: MasrError | None) -> None:
+        self._sample = None
+        self._updateSample()
+        if pair is not None and self.parameters is not None:  # the module is still shown
+            self._registerSample(pair)
+        elif error is not None and not isinstance(error, CancelledError):
+            showError(error)
+
+    def _registerSample(self, pair: sample.Pair) -> None:
         parameters = self.parameters
-        parameters.fixedVolume, parameters.movingVolume, parameters.preset = fixed, moving, demo.PRESET
-        for name in ("fixedMask", "movingMask", "initialTransform", "outputTransform", "outputVolume"):
-            setattr(parameters, name, None)
+        settings.clean(parameters)
+        parameters.fixedVolume, parameters.movingVolume = pair
+        parameters.preset = demo.PRESET
+        settings.fill(parameters, presets.load(demo.PRESET))
         self._register()
+
+    def _updateSample(self) -> None:
+        ui, loading = self.ui, self._sample is not None
+        ui.sampleButton.enabled = not loading and not self._busy
+        ui.sampleButton.text = _("Loading the sample…") if loading else _("Load sample and register")
 
     def onDiagnose(self) -> None:
         """Ask the interpreter of the background process; it needs some seconds."""
@@ -71,16 +100,19 @@ class HelpPanel(Tab):
         self._process = process = qt.QProcess()
         process.connect("finished(int,QProcess::ExitStatus)", self._onFinished)
         process.connect("errorOccurred(QProcess::ProcessError)", self._onProcessError)
-        startModule(process, python, MODULE)
+        startModule(process, python, ATTACHED, MODULE)
 
     def onCopy(self) -> None:
         slicer.app.clipboard().setText(self.ui.diagnosisEdit.toPlainText())
 
     def _onProcessError(self, error: int) -> None:
-        if error == qt.QProcess.FailedToStart:  # `finished` never comes
+        if error == qt.QProcess.FailedToStart and not self._abandoned:  # `finished` never comes
             self._onDiagnosed(_("PythonSlicer could not be started."))
 
     def _onFinished(self, exitCode: int, status: int) -> None:
+        if self._abandoned:
+            hasLeft(self)
+            return
         process = self._process
         lines = process.readAllStandardOutput().data().decode("utf-8", "replace").splitlines()
         log = process.readAllStandardError().data().decode("utf-8", "replace").strip()
@@ -89,6 +121,14 @@ class HelpPanel(Tab):
         except (IndexError, ValueError):
             sentence = _("The background process ended without an answer (exit code {code}).")
             self._onDiagnosed("\n".join([sentence.format(code=exitCode), log]))
+
+    def _abandon(self, *, quitting: bool) -> None:
+        if self._sample is not None:
+            self._sample.abandon(quitting=quitting)
+            self._sample = None
+        if self._process is not None and not self._abandoned:
+            self._abandoned = True
+            leaveBehind(self._process, self, quitting=quitting)
 
     def _onDiagnosed(self, text: str) -> None:
         self.ui.diagnoseButton.enabled = True

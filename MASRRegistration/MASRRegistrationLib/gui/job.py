@@ -94,7 +94,7 @@ class RegistrationJob:
             self._folder.remove()
             raise
         self.running = True
-        slicer.app.connect("aboutToQuit()", self.abandon)
+        slicer.app.connect("aboutToQuit()", self.onQuit)
         self._scene = slicer.mrmlScene
         self._sceneObserver = self._scene.AddObserver(self._scene.StartCloseEvent, self._onSceneClose)
 
@@ -104,12 +104,16 @@ class RegistrationJob:
             self.cancelling = True
             self._process.cancel()
 
-    def abandon(self) -> None:
-        """Kill the worker and forget the job, calling nobody: the application or the module goes away."""
+    def abandon(self, *, quitting: bool = False) -> None:
+        """Kill the worker and forget the job, calling nobody: the module goes away or the application is `quitting`."""
         if self.running:
-            self._process.abandon()
+            self._process.abandon(quitting=quitting)
             self._close()
             self._removeFiles()
+
+    def onQuit(self) -> None:
+        """The application ends: nothing is left running."""
+        self.abandon(quitting=True)
 
     def keptFolder(self) -> Path:
         """Where the files go if they are to be kept."""
@@ -176,7 +180,7 @@ class RegistrationJob:
 
     def _close(self) -> None:
         self.running = False
-        slicer.app.disconnect("aboutToQuit()", self.abandon)
+        slicer.app.disconnect("aboutToQuit()", self.onQuit)
         self._scene.RemoveObserver(self._sceneObserver)
         self._setup = None
         del self._inputs  # whoever keeps the job does not keep large nodes of a closed scene

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,18 @@ import qt
 import slicer
 from masr_registration.errors import InputError, MasrError
 from masr_registration.matching.features import FeaturePair
+from masr_registration.presets import Preset
 from slicer.i18n import tr as _
 
 from ..mrml import landmarks, layouts
 from ..mrml.evidence import toleranceSentence
 from ..mrml.landmark_views import LandmarkViews
 from ..mrml.matching import Matcher, Suggested, confidence
-from ..mrml.pairs import SUGGESTED, points
+from ..mrml.pairing import Row, forget, join, newName, remember, rows
+from ..mrml.pairs import SUGGESTED, points, suggestionIn
 from ..mrml.results import FIXED_ROLE, MOVING_ROLE, RegistrationResult, storedResult
 from .feature_job import FeatureJob
+from .job import RunOptions
 from .messages import showError
 from .tab import Tab
 
@@ -27,24 +31,29 @@ _MARKUPS = slicer.vtkMRMLMarkupsNode
 
 
 class LandmarksTab(Tab):
-    """`onPointsChanged` is called when the points that may pull a registration are others.
+    """`onPointsChanged` is called when the points that may pull a registration are others; `request` gives the preset
+    and the options as they are chosen, and raises `InputError`.
 
     Attributes:
-    matcher: finds counterparts; None while there are no features of the chosen volumes.
+        matcher: finds counterparts; None while there are no features of the chosen volumes.
     """
 
     file = "LandmarksTab.ui"
 
-    def __init__(self, resourcePath: Callable[[str], str], onPointsChanged: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        resourcePath: Callable[[str], str],
+        onPointsChanged: Callable[[], None],
+        request: Callable[[], tuple[Preset, RunOptions]],
+    ) -> None:
         super().__init__(resourcePath)
-        self._onPointsChanged = onPointsChanged
+        self._onPointsChanged, self._request = onPointsChanged, request
         self.matcher: Matcher | None = None
         self._job: FeatureJob | None = None
         self._views = LandmarkViews()
         self._observed: list[tuple[Any, list[int]]] = []
-        self._waiting: tuple[int, bool] | None = (
-            None  # row, and whether the suggestion lies in the moving volume
-        )
+        self._suggested: dict[tuple[str, str], list[float]] = {}
+        """Where suggestions were when they were first seen: dragging one away from there is correcting it."""
         self._own = False  # the change of a list that is going on is ours
         ui = self.ui
         table = ui.landmarkTable
@@ -52,7 +61,7 @@ class LandmarksTab(Tab):
         table.setColumnCount(len(heads))
         table.setHorizontalHeaderLabels(heads)
         table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
-        table.connect("cellClicked(int,int)", lambda row, column: self._jumpTo(row))
+        table.connect("cellClicked(int,int)", lambda row, column: self._onRow(row))
         ui.placeFixedButton.connect("clicked(bool)", lambda: self._place(inMoving=False))
         ui.placeMovingButton.connect("clicked(bool)", lambda: self._place(inMoving=True))
         ui.viewsButton.connect("clicked(bool)", self._show)
@@ -80,10 +89,14 @@ class LandmarksTab(Tab):
         if parameters is None:
             self._observe()
             self._forgetSuggestion()
+            self._suggested.clear()
         else:
             self._observe(parameters.fixedLandmarks, parameters.movingLandmarks, parameters.movingVolume)
             landmarks.follow(parameters.movingLandmarks, parameters.movingVolume)
             self._use(self.matcher)
+            self._noteSuggestions()
+            if self.waiting is None:
+                self._forgetSuggestion()
         self.update()
 
     def resultArrived(self, result: RegistrationResult) -> None:
@@ -111,10 +124,11 @@ class LandmarksTab(Tab):
         self._views.close()
 
     def _use(self, matcher: Matcher | None) -> None:
-        """Suggest by `matcher`, unless other volumes have been chosen since its features were asked for."""
+        """Suggest by `matcher`, unless other volumes have been chosen since its features were asked for; while the
+        module is not shown nobody knows."""
         parameters = self.parameters
-        fits = matcher and parameters and matcher.belongsTo(parameters.fixedVolume, parameters.movingVolume)
-        self.matcher = matcher if fits else None
+        chosen = parameters and (parameters.fixedVolume, parameters.movingVolume)
+        self.matcher = matcher if matcher and (chosen is None or matcher.belongsTo(*chosen)) else None
 
     # What the user does
 
@@ -140,51 +154,65 @@ class LandmarksTab(Tab):
                 showError(error)
 
         try:
-            self._job = FeatureJob(
-                parameters.fixedVolume, parameters.movingVolume, parameters.preset, onProgress, onEnd
-            )
+            preset, options = self._request()
+            with slicer.util.WaitCursor():
+                self._job = FeatureJob(
+                    parameters.fixedVolume, parameters.movingVolume, preset, options, onProgress, onEnd
+                )
         except MasrError as error:
             showError(error)
         self.update()
 
     def onAccept(self) -> None:
         """The suggested point counts."""
-        if self._waiting is not None:
-            row, inMoving = self._waiting
-            self._list(inMoving).SetNthControlPointDescription(row, "")
-            self._forgetSuggestion()
+        if self.waiting is not None:
+            row, inMoving = self.waiting
+            self._settle(self._list(inMoving), row.index(inMoving))
             self.update()
 
     def onCorrect(self) -> None:
         """The counterpart is placed by hand."""
-        if self._waiting is not None:
-            row, inMoving = self._waiting
-            self._forgetSuggestion()
-            node = self._list(inMoving)
-            self._own = True
-            node.SetNthControlPointDescription(row, "")
-            node.UnsetNthControlPointPosition(row)
-            self._own = False
-            self._startPlacing(node, row)
+        if self.waiting is not None:
+            row, inMoving = self.waiting
+            node, index = self._list(inMoving), row.index(inMoving)
+            self._settle(node, index)
+            with self._ownChange():
+                node.UnsetNthControlPointPosition(index)
+            self._startPlacing(node, index)
             self.update()
 
     def onReject(self) -> None:
         """Neither point stays."""
-        if self._waiting is not None:
-            row, _inMoving = self._waiting
+        if self.waiting is not None:
+            row, _inMoving = self.waiting
             self._forgetSuggestion()
-            self._own = True
-            for node in (self._list(False), self._list(True)):
-                if node is not None and row < node.GetNumberOfControlPoints():
-                    node.RemoveNthControlPoint(row)
-            self._own = False
+            with self._ownChange():
+                for inMoving in (False, True):
+                    self._list(inMoving).RemoveNthControlPoint(row.index(inMoving))
             self.update()
+
+    @property
+    def waiting(self) -> tuple[Row, bool] | None:
+        """The pair whose suggestion waits for an answer, and whether that lies in the moving volume: the chosen row's,
+        or the last one. It is read from the lists, so it is there again when they are."""
+        if self.parameters is None:
+            return None
+        lists = self._list(False), self._list(True)
+        found = {}
+        for number, row in enumerate(rows(*lists)):
+            inMoving = suggestionIn(row, *lists)
+            if inMoving is not None and None not in (row.fixed, row.moving):
+                found[number] = row, inMoving
+        if not found:
+            return None
+        chosen = self.ui.landmarkTable.currentRow()
+        return found.get(chosen, found[max(found)])
 
     def update(self) -> None:
         """Show the table and what can be done."""
         ui, parameters = self.ui, self.parameters
         chosen = bool(parameters and parameters.fixedVolume and parameters.movingVolume)
-        waiting = self._waiting is not None
+        waiting = self.waiting is not None
         for button in (ui.placeFixedButton, ui.placeMovingButton, ui.viewsButton):
             button.enabled = chosen
         ui.importFixedButton.enabled = ui.importMovingButton.enabled = chosen
@@ -193,12 +221,14 @@ class LandmarksTab(Tab):
         ui.prepareButton.visible = self.matcher is None
         ui.prepareButton.enabled = chosen
         ui.prepareButton.text = _("Stop preparing") if self._job is not None else _("Prepare suggestions")
-        rows = self.rows()
-        ui.exportButton.enabled = bool(rows)
-        self._fill(rows)
+        if chosen:
+            remember(self._list(False), self._list(True))
+        errors = self.rows()
+        ui.exportButton.enabled = bool(errors)
+        self._fill(errors)
         if parameters is not None and parameters.useLandmarks:
             self._onPointsChanged()
-        after = [row.after for row in rows if row.after is not None]
+        after = [row.after for row in errors if row.after is not None]
         if not chosen:
             ui.resultLabel.text = _("Choose a fixed and a moving volume first.")
         elif after:
@@ -268,8 +298,7 @@ class LandmarksTab(Tab):
         """A point was dragged, added or removed."""
         if self._own or self.parameters is None:
             return
-        if self._waiting is not None and caller is self._list(self._waiting[1]):
-            self.onAccept()  # dragging a suggested point is correcting it
+        self._noteSuggestions()
         self.update()
 
     def _onVolumeMoved(self, caller: Any, event: str) -> None:
@@ -283,17 +312,31 @@ class LandmarksTab(Tab):
             return
         inMoving = caller is self.parameters.fixedLandmarks
         other = self._list(inMoving)
-        row = caller.GetNumberOfControlPoints() - 1
-        if other is None or other.GetNumberOfControlPoints() != row:
-            return  # it completes a pair
-        self._suggest(caller, row, inMoving)
+        if other is None:
+            return
+        found = rows(self._list(False), self._list(True))
+        mine = [row.index(not inMoving) for row in found if row.index(inMoving) is None]
+        open_ = [row.index(inMoving) for row in found if row.index(not inMoving) is None]
+        placed = [index for index in mine if index is not None and points(caller)[index] is not None]
+        if placed and open_:
+            self._join(
+                placed[-1], open_[0], inMoving
+            )  # it completes a pair that has lost, or never had, this side
+            self.update()
+        elif placed:
+            self._suggest(caller, placed[-1], inMoving)
 
-    def _suggest(self, node: Any, row: int, inMoving: bool) -> None:
-        place, other, label = points(node)[row], self._list(inMoving), self.ui.suggestionLabel
-        name = str(row + 1)
-        self._own = True
+    def _join(self, index: int, otherIndex: int, inMoving: bool) -> None:
+        """The point `index` of the list on the other side of `inMoving`, and `otherIndex` of that one."""
+        fixed, moving = (index, otherIndex) if inMoving else (otherIndex, index)
+        join(self._list(False), fixed, self._list(True), moving)
+
+    def _suggest(self, node: Any, index: int, inMoving: bool) -> None:
+        place, other, label = points(node)[index], self._list(inMoving), self.ui.suggestionLabel
+        name = newName(self._list(False), self._list(True))
+        with self._ownChange():
+            node.SetNthControlPointLabel(index, name)
         try:
-            node.SetNthControlPointLabel(row, name)
             if self.matcher is None:
                 suggested = None
                 label.text = _(
@@ -308,23 +351,54 @@ class LandmarksTab(Tab):
                 label.text = confidence(suggested)
         except InputError as error:
             label.text = str(error)
-            self._own = False
             self.update()
             return
-        landmarks.addPoint(other, where, name)
-        other.SetNthControlPointDescription(row, SUGGESTED)
-        self._own = False
-        self._waiting = row, inMoving
-        self._showHeat(suggested)
-        self._jumpTo(row)
+        with self._ownChange():
+            otherIndex = landmarks.addPoint(other, where, name)
+            other.SetNthControlPointDescription(otherIndex, SUGGESTED)
+        self._join(index, otherIndex, inMoving)
+        self._noteSuggestions()
         self.update()
+        number = [row.index(not inMoving) for row in rows(self._list(False), self._list(True))].index(index)
+        self.ui.landmarkTable.setCurrentCell(number, 0)
+        self._showHeat(suggested)
+        self._jumpTo(number)
+        self.update()
+
+    def _noteSuggestions(self) -> None:
+        """Remember where suggestions are; one that is somewhere else than it was is corrected, and so accepted."""
+        for inMoving in (False, True):
+            node = self._list(inMoving)
+            for index in range(0 if node is None else node.GetNumberOfControlPoints()):
+                if node.GetNthControlPointDescription(index) != SUGGESTED:
+                    continue
+                place = list(node.GetNthControlPointPosition(index))
+                key = node.GetID(), node.GetNthControlPointID(index)
+                if not np.allclose(self._suggested.setdefault(key, place), place, rtol=0, atol=1e-3):
+                    self._settle(node, index)
+
+    def _settle(self, node: Any, index: int) -> None:
+        """This suggested point counts from now on."""
+        self._suggested.pop((node.GetID(), node.GetNthControlPointID(index)), None)
+        with self._ownChange():
+            node.SetNthControlPointDescription(index, "")
+        self._forgetSuggestion()
+
+    @contextmanager
+    def _ownChange(self) -> Iterator[None]:
+        """What happens to the lists meanwhile is not the user's doing."""
+        before, self._own = self._own, True
+        try:
+            yield
+        finally:
+            self._own = before
 
     def _showHeat(self, suggested: Suggested | None) -> None:
         if suggested is not None and self.matcher is not None:
             self._views.showHeat(self.matcher.heatVolume(suggested), suggested.inMoving)
 
     def _forgetSuggestion(self) -> None:
-        self._waiting = None
+        """Nothing more is shown of it; whether it waits stands in the lists."""
         self._views.hideHeat()
         self.ui.suggestionLabel.text = ""
 
@@ -334,15 +408,19 @@ class LandmarksTab(Tab):
         if self._views.open(self.parameters.fixedVolume, self.parameters.movingVolume):
             qt.QTimer.singleShot(0, lambda: layouts.fit(layouts.FIXED, layouts.MOVING))
 
-    def _jumpTo(self, row: int) -> None:
-        rows = self.rows()
-        if 0 <= row < len(rows):
-            self._views.jumpTo(rows[row].fixed, rows[row].moving)
+    def _onRow(self, row: int) -> None:
+        self._jumpTo(row)
+        self.update()
 
-    def _fill(self, rows: list[landmarks.LandmarkError]) -> None:
+    def _jumpTo(self, row: int) -> None:
+        errors = self.rows()
+        if 0 <= row < len(errors):
+            self._views.jumpTo(errors[row].fixed, errors[row].moving)
+
+    def _fill(self, errors: list[landmarks.LandmarkError]) -> None:
         table = self.ui.landmarkTable
-        table.setRowCount(len(rows))
-        for number, row in enumerate(rows):
+        table.setRowCount(len(errors))
+        for number, row in enumerate(errors):
             places = ["" if p is None else ", ".join(f"{x:.1f}" for x in p) for p in (row.fixed, row.moving)]
             values = ["" if v is None else f"{v:.2f}" for v in (row.before, row.after)]
             for column, text in enumerate([row.name, *places, *values]):
@@ -357,13 +435,12 @@ class LandmarksTab(Tab):
         if not path:
             return
         self._makeLists()
-        self._own = True
         try:
-            landmarks.importFile(path, self._list(inMoving))
+            with self._ownChange():
+                landmarks.importFile(path, self._list(inMoving))
+            forget(self._list(False))
         except MasrError as error:
             showError(error)
-        finally:
-            self._own = False
         self.update()
 
     def _export(self) -> None:

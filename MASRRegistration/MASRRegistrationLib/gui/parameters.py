@@ -26,7 +26,7 @@ _Mask = Union[  # noqa: UP007 as the wrapper knows it; None is needed to choose 
 class MASRRegistrationParameterNode:
     """Empty outputs are made by the registration.
 
-    `preset` names one that ships or one of the user's own. What follows it up to `representation` is taken from the
+    `preset` names one that ships or one of the user's own. What follows it up to `method` is taken from the
     preset and may be changed. `threads` 0 leaves the number to the computer. Segments are IDs, empty for all.
     """
 
@@ -48,6 +48,7 @@ class MASRRegistrationParameterNode:
     representation: Annotated[
         str, Choice(get_args(presets.Representation)), Default(_DEFAULT["representation"])
     ]
+    method: Annotated[str, Choice(get_args(presets.Method)), Default(_DEFAULT["method"])]
     device: Annotated[str, Choice(DEVICES), Default("auto")]
     threads: Annotated[int, WithinRange(0, 1024), Default(0)]
     seed: Annotated[int, WithinRange(0, 2**31 - 1), Default(0)]

@@ -32,7 +32,11 @@ from slicer.i18n import tr as _
 
 MILLISECONDS_TO_OBEY = int(1000 * client.SECONDS_TO_OBEY)
 MILLISECONDS_TO_LEAVE = int(1000 * client.SECONDS_TO_LEAVE)
+MILLISECONDS_AT_QUIT = 1000
+"""A killed process is waited for at most this long, and only when the application quits."""
 LOG_LINES = 200
+_leaving: set[Any] = set()
+"""Killed processes that nobody else keeps, until they have ended: a QProcess must not be deleted before."""
 
 
 def slicerPython() -> str:
@@ -43,13 +47,45 @@ def slicerPython() -> str:
     return python
 
 
-def startModule(process: Any, python: str, module: str) -> None:
-    """Start `python -m module` in a QProcess, so that it imports this installation's package."""
+ATTACHED = "masr_registration.attached"
+
+
+def startModule(process: Any, python: str, module: str, *more: str) -> None:
+    """Start `python -m module` in a QProcess, with `more` arguments, so that it imports this installation's package.
+
+    A module that does not itself end with its standard input is run by `ATTACHED`.
+    """
     environment = qt.QProcessEnvironment.systemEnvironment()
     environment.insert("PYTHONPATH", client.module_path(os.environ.get("PYTHONPATH")))
     process.setProcessEnvironment(environment)
     program, *arguments = client.command(python, module)
-    process.start(program, arguments)
+    process.start(program, [*arguments, *more])
+
+
+def leaveBehind(process: Any, keeper: Any, *, quitting: bool) -> None:
+    """Kill a QProcess without waiting for its end; `keeper` is kept until then.
+
+    Its standard input ends, at which the process behind a launcher ends as well. When the application is `quitting`
+    its end is waited for, shortly.
+    """
+    process.closeWriteChannel()
+    process.kill()
+    if quitting:
+        process.waitForFinished(MILLISECONDS_AT_QUIT)
+    else:
+        leave(process, keeper)
+
+
+def leave(process: Any, keeper: Any) -> None:
+    """Keep `keeper` until its QProcess, which has been told to end, has ended."""
+    if process.state() != qt.QProcess.NotRunning:
+        _leaving.add(keeper)
+
+
+def hasLeft(keeper: Any) -> None:
+    """The process of `keeper` has ended; it is let go by the next event, since its own signal is being handled."""
+    if keeper in _leaving:
+        qt.QTimer.singleShot(0, lambda: _leaving.discard(keeper))
 
 
 class WorkerProcess:
@@ -107,13 +143,13 @@ class WorkerProcess:
             self._send(encode_object(CANCEL))
         self._timer.start(MILLISECONDS_TO_OBEY)
 
-    def abandon(self) -> None:
-        """Kill the worker now and call nobody back: the application quits."""
+    def abandon(self, *, quitting: bool = False) -> None:
+        """Kill the worker now and call nobody back. Only when the application is `quitting` its end is waited for."""
         if self._ended:
             return
         self._tidy()
-        self._kill()
-        self._process.waitForFinished(1000)
+        self._killWorker()
+        leaveBehind(self._process, self, quitting=quitting)
         self._removeFolder()
 
     def _send(self, line: bytes) -> None:
@@ -163,18 +199,26 @@ class WorkerProcess:
     def _kill(self) -> None:
         """The process that said hello, then PythonSlicer, which is only its launcher; one that has not said hello yet
         ends when its standard input does."""
-        if self.pid is not None:
-            with suppress(OSError):
-                os.kill(self.pid, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+        self._killWorker()
         self._process.closeWriteChannel()
         self._process.kill()
 
+    def _killWorker(self) -> None:
+        if self.pid is not None:
+            with suppress(OSError):
+                os.kill(self.pid, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+
     def _onProcessError(self, error: int) -> None:
         if error == qt.QProcess.FailedToStart:  # `finished` never comes
+            hasLeft(self)
             sentence = _("The registration process could not be started: no usable PythonSlicer.")
             qt.QTimer.singleShot(0, lambda: self._end(None, ResourceError(sentence)))
 
     def _onFinished(self, exitCode: int, status: int) -> None:
+        if self._ended:  # abandoned
+            self._removeFolder()  # again: it may have been written to until now
+            hasLeft(self)
+            return
         self._onOutput()
         for line in self._lines.close():
             self._handle(line)

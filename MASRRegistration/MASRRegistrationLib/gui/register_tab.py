@@ -85,6 +85,10 @@ class RegisterTab(Tab):
         else:
             self._register()
 
+    def losses(self) -> list[str]:
+        running = _("A registration is running; quitting ends it, and there will be no result.")
+        return [running] if self.logic.running else []
+
     def cleanup(self) -> None:
         self.abandon()
         self.logic.onRunning = lambda: None
@@ -114,6 +118,11 @@ class RegisterTab(Tab):
             landmarks=(p.fixedLandmarks, p.movingLandmarks) if p.useLandmarks else None,
         )
 
+    def options(self) -> RunOptions:
+        """How it is to be run, as chosen under Advanced."""
+        p = self.parameters
+        return RunOptions(p.device, p.threads or None, p.seed, p.keepFiles)
+
     def _register(self) -> None:
         parameters, ui = self.parameters, self.ui
         found = doubts(parameters.fixedVolume, parameters.movingVolume)
@@ -130,9 +139,7 @@ class RegisterTab(Tab):
                 self.job = self.logic.start(
                     self.setup(),
                     self.advanced.preset(),
-                    RunOptions(
-                        parameters.device, parameters.threads or None, parameters.seed, parameters.keepFiles
-                    ),
+                    self.options(),
                     onProgress=self._onProgress,
                     onFinished=self._onFinished,
                     onLog=ui.logEdit.appendPlainText,

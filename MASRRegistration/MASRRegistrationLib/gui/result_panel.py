@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import qt
@@ -19,16 +19,26 @@ from .messages import plain, showError
 from .tab import Tab
 
 MILLISECONDS_BEFORE_PROGRESS = 1000
+Steps = Generator[float, None, None]
+"""How much is done, 0 to 1, a tenth of a second's work apart."""
 
 
 class ResultPanel(Tab):
-    """About the result in the parameter node's output transform; `onReverted` is told after it was taken back."""
+    """About the result in the parameter node's output transform.
+
+    `onReverted` is told after it was taken back; `sampled` looks for the folds of a result, yielding how much is done.
+    """
 
     file = "ResultPanel.ui"
 
-    def __init__(self, resourcePath: Callable[[str], str], onReverted: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        resourcePath: Callable[[str], str],
+        onReverted: Callable[[], None],
+        sampled: Callable[[Any], Steps],
+    ) -> None:
         super().__init__(resourcePath)
-        self._onReverted = onReverted
+        self._onReverted, self._sampled = onReverted, sampled
         self._shown: tuple[Any, str | None] = (None, None)
         ui = self.ui
         ui.nodeList.connect("itemSelectionChanged()", self.update)
@@ -72,23 +82,28 @@ class ResultPanel(Tab):
     def onApplyTo(self) -> None:
         """Move the selected nodes along, after a question when the checks speak against the result."""
         transformNode, nodes = self.transformNode, self._selectedNodes()
-        reasons = applying.reasonsAgainst(transformNode)
-        question = "\n".join([_("The checks speak against this result. Move by it all the same?"), *reasons])
-        if reasons and not slicer.util.confirmOkCancelDisplay(plain(question)):
+        self.ui.appliedLabel.text = ""
+        if not self._mayUse(_("The checks speak against this result. Move by it all the same?")):
+            self.ui.appliedLabel.text = _("Cancelled: nothing was moved.")
             return
-        harden = self.parameters.hardenApplied
+        harden, moved = self.parameters.hardenApplied, None
         try:
             application = applying.Application(transformNode)
             for node in nodes:
                 application.check(node, harden)
-            self._apply(application, nodes, harden)
+            moved = self._apply(application, nodes, harden)
         except InputError as error:
             showError(error)
         self.update()
+        if moved is not None:
+            self.ui.appliedLabel.text = _movedText(moved, len(nodes))
 
     def onInverse(self) -> None:
-        with slicer.util.WaitCursor():
-            createInverse(self.transformNode)
+        """Create the inverse, after a question when the checks speak against the result: where it folds there is
+        none."""
+        if self._mayUse(_("The checks speak against this result. Create its inverse all the same?")):
+            with slicer.util.WaitCursor():
+                createInverse(self.transformNode)
 
     def onDicom(self) -> None:
         """Write a spatial registration object into a folder of the user's choice, or say what is missing for it."""
@@ -125,26 +140,57 @@ class ResultPanel(Tab):
         with slicer.util.WaitCursor():
             before = changes.revert(transformNode)
         self.parameters.outputTransform, self.parameters.outputVolume = before
+        self.ui.appliedLabel.text = ""
         self._onReverted()
 
     def onCopy(self) -> None:
         slicer.app.clipboard().setText(self.ui.provenanceEdit.toPlainText())
 
-    def _apply(self, application: Any, nodes: list[Any], harden: bool) -> None:
-        """With a busy cursor; a sequence shows how far it is and can be cancelled between its items."""
-        dialog = qt.QProgressDialog(_("Moving…"), _("Cancel"), 0, 100, slicer.util.mainWindow())
+    def _mayUse(self, question: str) -> bool:
+        """Look for folds where nobody has, then ask where a check speaks against the result."""
+        transformNode = self.transformNode
+        if not transformNode.IsLinear() and applying.fixedNode(transformNode) is not None:
+            try:
+                if not self._watched(_("Looking for folds…"), self._sampled(transformNode)):
+                    return False
+            except InputError as error:
+                showError(error)
+                return False
+        reasons = applying.reasonsAgainst(transformNode)
+        return not reasons or bool(slicer.util.confirmOkCancelDisplay(plain("\n".join([question, *reasons]))))
+
+    def _apply(self, application: Any, nodes: list[Any], harden: bool) -> int:
+        """Returns how many were moved before the user cancelled; what was under way is left as it was."""
+        moved = 0
+
+        def steps() -> Steps:
+            nonlocal moved
+            for node in nodes:
+                for fraction in application.steps(node, harden):
+                    moved += fraction >= 1
+                    yield (moved + fraction % 1) / len(nodes)
+
+        self._watched(_("Moving…"), steps())
+        return moved
+
+    @staticmethod
+    def _watched(text: str, steps: Steps) -> bool:
+        """Take the steps with a busy cursor, and where it takes long with progress and a way out; False if it was
+        taken."""
+        dialog = qt.QProgressDialog(text, _("Cancel"), 0, 100, slicer.util.mainWindow())
         dialog.windowModality = qt.Qt.WindowModal
         dialog.minimumDuration = MILLISECONDS_BEFORE_PROGRESS
         try:
             with slicer.util.WaitCursor():
-                for index, node in enumerate(nodes):
-                    for fraction in application.steps(node, harden):
-                        dialog.value = int(100 * (index + fraction) / len(nodes))
-                        slicer.app.processEvents()
-                        if dialog.wasCanceled:
-                            return
+                for fraction in steps:
+                    dialog.value = int(100 * fraction)
+                    slicer.app.processEvents()
+                    if dialog.wasCanceled:
+                        return False
         finally:
+            steps.close()
             dialog.delete()
+        return True
 
     @staticmethod
     def _dicomToolTip(transformNode: Any) -> str:
@@ -198,3 +244,11 @@ class ResultPanel(Tab):
 
     def _onNodesChanged(self, caller: Any, event: str) -> None:
         self._refresh.start(0)
+
+
+def _movedText(moved: int, wanted: int) -> str:
+    if moved < wanted:
+        return _("Cancelled: {moved} of {wanted} were moved, the others are as they were.").format(
+            moved=moved, wanted=wanted
+        )
+    return _("{moved} moved.").format(moved=moved)

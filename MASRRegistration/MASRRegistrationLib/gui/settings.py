@@ -15,6 +15,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "workingSpacing": ("working_spacing_mm",),
     "regularisation": ("continuous", "regularisation"),
     "representation": ("representation",),
+    "method": ("method",),
 }
 """Parameter -> where it stands in a preset."""
 
@@ -35,6 +36,13 @@ def fill(parameters: Any, preset: Preset) -> None:
     with slicer.util.NodeModify(parameters):
         for name, value in valuesOf(preset).items():
             setattr(parameters, name, value)
+
+
+def clean(parameters: Any) -> None:
+    """Every parameter as in a new scene: nothing of what was done before is left in them."""
+    with slicer.util.NodeModify(parameters):
+        for name in parameters.allParameters:
+            setattr(parameters, name, parameters.default(name).value)
 
 
 def modified(parameters: Any, preset: Preset) -> list[str]:

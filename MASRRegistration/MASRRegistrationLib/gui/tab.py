@@ -46,5 +46,9 @@ class Tab:
     def resultReverted(self) -> None:
         """The scene is as it was before the registration whose result was shown."""
 
+    def losses(self) -> list[str]:
+        """A sentence for everything that runs and would be lost if Slicer ended now."""
+        return []
+
     def cleanup(self) -> None:
         """The module goes away."""

@@ -17,8 +17,9 @@ from slicer.i18n import tr as _
 
 from .changes import ChangeRecord
 from .inputs import InputVolume, parentToWorld
-from .reslice import concatenated, resliced
+from .reslice import concatenated, reslicedInSteps
 from .results import FIXED_ROLE, MOVING_ROLE, createOutput, storedResult
+from .segments import hardenSegments, hasLabelMaps
 
 NODE_CLASSES = (
     "vtkMRMLSegmentationNode",
@@ -84,14 +85,9 @@ class Application:
             for moved in _proxies(node) if node.IsA("vtkMRMLSequenceNode") else [node]:
                 self._place(moved)
         elif node.IsA("vtkMRMLSequenceNode"):
-            yield from self._hardenItems(node, name)
+            yield from (0.99 * fraction for fraction in self._hardenItems(node, name))
         else:
-            selection = slicer.app.applicationLogic().GetSelectionNode()
-            placed = selection.GetActivePlaceNodeID()
-            copy = createOutput(self._record, node.GetClassName(), name)
-            selection.SetActivePlaceNodeID(placed)  # a new list of points would get the user's next clicks
-            self._harden(node, copy, self._ownToMoving(node))
-            _copyDisplay(node, copy)
+            yield from (0.99 * fraction for fraction in self._hardenNode(node, name))
         yield 1.0
 
     def _ownToMoving(self, node: Any) -> np.ndarray:
@@ -118,18 +114,37 @@ class Application:
             parent.SetAndObserveTransformNodeID(self.transformNode.GetID())
         node.SetAndObserveTransformNodeID(parent.GetID())
 
-    def _harden(self, node: Any, copy: Any, ownToMoving: np.ndarray) -> None:
-        """`copy` gets the content of `node`, moved into the world."""
+    def _hardenNode(self, node: Any, name: str) -> Iterator[float]:
+        """A new node with what `node` is under the result."""
+        selection = slicer.app.applicationLogic().GetSelectionNode()
+        placed = selection.GetActivePlaceNodeID()
+        copy = createOutput(self._record, node.GetClassName(), name)
+        selection.SetActivePlaceNodeID(placed)  # a new list of points would get the user's next clicks
+        done = False
+        try:
+            yield from self._harden(node, copy, self._ownToMoving(node))
+            _copyDisplay(node, copy)
+            done = True
+        finally:
+            if not done:
+                slicer.mrmlScene.RemoveNode(copy)
+
+    def _harden(self, node: Any, copy: Any, ownToMoving: np.ndarray) -> Iterator[float]:
+        """`copy` gets the content of `node`, moved into the world; yields how much of it is done."""
         copy.CopyContent(node, True)
         toMoving = slicer.util.vtkMatrixFromArray(ownToMoving)
         if node.IsA("vtkMRMLScalarVolumeNode"):
-            self._resample(copy, toMoving)
+            yield from self._resample(copy, toMoving)
+            return
+        linear = self.transformNode.IsTransformToWorldLinear()
+        if node.IsA("vtkMRMLSegmentationNode") and not linear and hasLabelMaps(node):
+            yield from hardenSegments(copy, toMoving, self.transformNode)
             return
         toWorld = vtk.vtkGeneralTransform()
         self.transformNode.GetTransformToWorld(toWorld)
         copy.ApplyTransform(concatenated(toWorld, toMoving))
 
-    def _resample(self, volume: Any, toMoving: vtk.vtkMatrix4x4) -> None:
+    def _resample(self, volume: Any, toMoving: vtk.vtkMatrix4x4) -> Iterator[float]:
         """The voxels of `volume` on the fixed volume's grid, in world coordinates."""
         fixed = self._fixed()
         rasToIjk, toOwn, fromWorld = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4(), vtk.vtkGeneralTransform()
@@ -137,8 +152,10 @@ class Application:
         self.transformNode.GetTransformFromWorld(fromWorld)
         vtk.vtkMatrix4x4.Invert(toMoving, toOwn)
         ijkToWorld = slicer.util.vtkMatrixFromArray(fixed.ijkToWorld)
-        moved = resliced(
+        moved = vtk.vtkImageData()
+        yield from reslicedInSteps(
             volume.GetImageData(),
+            moved,
             concatenated(rasToIjk, toOwn, fromWorld, ijkToWorld),
             fixed.node.GetImageData().GetExtent(),
             nearest=bool(volume.IsA("vtkMRMLLabelMapVolumeNode")),
@@ -167,10 +184,10 @@ class Application:
                 copy = scene.CreateNodeByClass(item.GetClassName())
                 copy.UnRegister(None)  # Python owns it now
                 copy.SetName(item.GetName())
-                self._harden(item, copy, ownToMoving)
+                for fraction in self._harden(item, copy, ownToMoving):
+                    yield (done + fraction) / count
                 result.SetDataNodeAtValue(copy, sequence.GetNthIndexValue(done))
                 done += 1
-                yield done / count
         finally:
             if done < count:
                 scene.RemoveNode(result)

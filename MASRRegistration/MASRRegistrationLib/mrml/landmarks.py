@@ -12,6 +12,7 @@ from masr_registration.errors import InputError
 from masr_registration.evaluation.landmarks import read_landmarks, write_landmarks_csv
 from slicer.i18n import tr as _
 
+from .pairing import rows
 from .pairs import LPS, fromWorld, points, toWorld
 from .results import storedResult
 
@@ -31,17 +32,17 @@ class LandmarkError:
 
 
 def errors(fixedList: Any, movingList: Any, transformNode: Any, movingNode: Any) -> list[LandmarkError]:
-    """One row for every pair, by index; without a result there is no error yet.
+    """One for each of `pairing.rows`; without a result there is no error yet.
 
     Before: as the volumes lay when the result was made. After: between where the result takes the fixed point and the
     moving point. Both in mm, in the moving volume's own coordinates.
     """
-    rows = []
+    found = []
     fixedPlaces, movingPlaces = points(fixedList), points(movingList)
     stored = storedResult(transformNode)
-    for index in range(max(len(fixedPlaces), len(movingPlaces))):
-        fixed, moving = (side[index] if index < len(side) else None for side in (fixedPlaces, movingPlaces))
-        named = fixedList if index < len(fixedPlaces) else movingList
+    for row in rows(fixedList, movingList):
+        fixed = None if row.fixed is None else fixedPlaces[row.fixed]
+        moving = None if row.moving is None else movingPlaces[row.moving]
         before = after = None
         if fixed is not None and moving is not None and stored is not None:
             own = fromWorld(movingNode, moving)
@@ -49,8 +50,8 @@ def errors(fixedList: Any, movingList: Any, transformNode: Any, movingNode: Any)
             before = float(np.linalg.norm(fixed - toWorld[:3, :3] @ own - toWorld[:3, 3]))
             seen = transformNode.GetTransformFromParent().TransformPoint(*fixed)
             after = float(np.linalg.norm(seen - own))
-        rows.append(LandmarkError(named.GetNthControlPointLabel(index), fixed, moving, before, after))
-    return rows
+        found.append(LandmarkError(row.name, fixed, moving, before, after))
+    return found
 
 
 def counterpart(

@@ -47,6 +47,17 @@ def restore(layout: int | None) -> None:
         node.SetViewArrangement(layout)
 
 
+def shown() -> bool:
+    """Whether the views of the Check tab are those that are shown."""
+    node = _layoutNode()
+    return node is not None and node.GetViewArrangement() in (COMPARE, ONE_UP)
+
+
+def sizes(*rows: str) -> list[tuple[int, ...]]:
+    """Width and height in pixels of the views of these rows."""
+    return [tuple(logic.GetSliceNode().GetDimensions()[:2]) for row in rows for logic in sliceLogics(row)]
+
+
 def sliceLogics(row: str) -> list[Any]:
     """The logics of the views of a row that exist."""
     logics = slicer.app.applicationLogic().GetSliceLogics()

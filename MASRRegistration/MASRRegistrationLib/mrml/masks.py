@@ -11,7 +11,7 @@ import vtk
 from masr_registration.errors import InputError
 from slicer.i18n import tr as _
 
-from .inputs import InputVolume, writeImage
+from .inputs import InputVolume, voxelTime, writeImage
 from .reslice import concatenated, resliced
 
 ALL_SEGMENTS = ""
@@ -34,6 +34,22 @@ def checkMask(node: Any, segmentId: str = ALL_SEGMENTS) -> None:
         raise InputError(
             _('The mask "{name}" holds no image with one value in every voxel.').format(name=name)
         )
+
+
+def maskState(node: Any, segmentId: str = ALL_SEGMENTS) -> tuple[Any, ...]:
+    """A value that is another one once the mask says something else."""
+    if not node.IsA("vtkMRMLSegmentationNode"):
+        matrix = vtk.vtkMatrix4x4()
+        node.GetIJKToRASMatrix(matrix)
+        return voxelTime(node), slicer.util.arrayFromVTKMatrix(matrix).tobytes()
+    segmentation = node.GetSegmentation()
+    ids = [segmentId] if segmentId != ALL_SEGMENTS else segmentation.GetSegmentIDs()
+    shown = [segmentation.GetSegment(name) for name in ids]
+    kind = segmentation.GetSourceRepresentationName()
+    return tuple(
+        None if segment is None else (segment.GetLabelValue(), segment.GetRepresentation(kind).GetMTime())
+        for segment in shown
+    )
 
 
 def writeMask(node: Any, segmentId: str, volume: InputVolume, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Points of two lists as pairs, in the coordinates that the volumes and the worker need."""
+"""Points of two lists as pairs (see `pairing`), in the coordinates that the volumes and the worker need."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import vtk
 from masr_registration.evaluation.landmarks import write_landmarks_csv
 
 from .inputs import InputVolume
+from .pairing import Row, rows
 
 LPS = np.array([-1.0, -1.0, 1.0])
 SUGGESTED = "suggested"
@@ -30,20 +31,38 @@ def points(node: Any) -> list[np.ndarray | None]:
     return found
 
 
+def ownPoints(node: Any) -> list[np.ndarray | None]:
+    """The same in the list's own coordinates, RAS mm."""
+    return [
+        None if place is None else np.array(node.GetNthControlPointPosition(index))
+        for index, place in enumerate(points(node))
+    ]
+
+
 def pairs(fixedList: Any, movingList: Any, movingNode: Any) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Names, world RAS mm of the fixed points and RAS mm of the moving ones in their volume's own coordinates
     ``(N, 3)``, of the pairs that are complete and accepted."""
     names: list[str] = []
     places: list[tuple[np.ndarray, np.ndarray]] = []
-    for index, (fixed, moving) in enumerate(zip(points(fixedList), points(movingList), strict=False)):
-        waiting = any(
-            node.GetNthControlPointDescription(index) == SUGGESTED for node in (fixedList, movingList)
-        )
-        if fixed is not None and moving is not None and not waiting:
-            names.append(fixedList.GetNthControlPointLabel(index))
+    fixedPlaces, movingPlaces = points(fixedList), points(movingList)
+    for row in rows(fixedList, movingList):
+        if row.fixed is None or row.moving is None or suggestionIn(row, fixedList, movingList) is not None:
+            continue
+        fixed, moving = fixedPlaces[row.fixed], movingPlaces[row.moving]
+        if fixed is not None and moving is not None:
+            names.append(row.name)
             places.append((fixed, fromWorld(movingNode, moving)))
     both = np.array(places).reshape(-1, 2, 3)
     return names, both[:, 0], both[:, 1]
+
+
+def suggestionIn(row: Row, fixedList: Any, movingList: Any) -> bool | None:
+    """Whether the moving (True) or the fixed (False) point is a suggestion nobody has answered; None if neither."""
+    for inMoving, node in ((True, movingList), (False, fixedList)):
+        index = row.index(inMoving)
+        if index is not None and node.GetNthControlPointDescription(index) == SUGGESTED:
+            return inMoving
+    return None
 
 
 def writePairs(fixedList: Any, movingList: Any, moving: InputVolume, folder: Path) -> tuple[str, str]:

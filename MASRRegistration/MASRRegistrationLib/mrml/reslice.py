@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import slicer
 import vtk
+
+SLAB_VOXELS = 150_000
+"""Resliced at a time, in well under 0.1 s also by a deformation."""
 
 
 def concatenated(*steps: Any) -> vtk.vtkAbstractTransform:
@@ -37,3 +41,23 @@ def resliced(
     reslice.SetOutputExtent(extent)
     reslice.Update()
     return reslice.GetOutput()
+
+
+def reslicedInSteps(
+    image: vtk.vtkImageData,
+    moved: vtk.vtkImageData,
+    ijkToIjk: vtk.vtkAbstractTransform,
+    extent: Any,
+    *,
+    nearest: bool,
+) -> Iterator[float]:
+    """The same into `moved`, slab by slab so that the window stays alive; yields how much is done, last of all 1."""
+    moved.SetExtent(extent)
+    moved.AllocateScalars(image.GetScalarType(), image.GetNumberOfScalarComponents())
+    *plane, first, last = extent
+    slices = max(1, SLAB_VOXELS // ((plane[1] - plane[0] + 1) * (plane[3] - plane[2] + 1)))
+    for start in range(first, last + 1, slices):
+        stop = min(start + slices - 1, last)
+        part = resliced(image, ijkToIjk, (*plane, start, stop), nearest=nearest)
+        moved.CopyAndCastFrom(part, part.GetExtent())
+        yield (stop - first + 1) / (last - first + 1)

@@ -7,7 +7,6 @@ whatever lies in its coordinates, observes the result directly, in place of thos
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,10 @@ from slicer.i18n import tr as _
 
 from .changes import ChangeRecord
 from .inputs import InputVolume, voxelTime
+from .judgement import lowered, store, storedResult
 from .setup import RegistrationSetup
 
-RESULT_ATTRIBUTE = "MASR.Result"
-VERDICT_ATTRIBUTE = "MASR.Verdict"
+__all__ = ["RegistrationResult", "createOutput", "deliver", "storedResult"]
 _NODE = slicer.vtkMRMLTransformNode
 FIXED_ROLE, MOVING_ROLE = _NODE.GetFixedNodeReferenceRole(), _NODE.GetMovingNodeReferenceRole()
 
@@ -57,7 +56,8 @@ def deliver(
     `changes.revert` puts the scene back. Raises `MasrError` for files that cannot be read.
     """
     transformNode, volumeNode = setup.outputTransform, setup.outputVolume
-    warnings = [*outcome.warnings, *_changes(fixed, moving)]
+    changed = [*_changes(fixed, moving), *setup.changes()]
+    verdict, warnings = lowered(outcome.verdict, "doubtful", changed), [*outcome.warnings, *changed]
     transform, array = readTransform(outcome.files["transform"]), readVoxels(outcome.files["warped"])
     record = ChangeRecord.begin(transformNode, volumeNode)
     wanted = _present(transformNode)
@@ -77,16 +77,8 @@ def deliver(
         record.created(volumeNode.GetDisplayNode())
     for node in (transformNode, volumeNode):
         _setReferences(node, fixed, moving)
-    _describe(transformNode, outcome, warnings, fixed, moving, setup)
-    return RegistrationResult(
-        transformNode, volumeNode, outcome.verdict, outcome.metrics, warnings, outcome.files
-    )
-
-
-def storedResult(transformNode: Any) -> dict[str, Any] | None:
-    """What `deliver` wrote into a transform node (see there), None for any other node."""
-    text = None if transformNode is None else transformNode.GetAttribute(RESULT_ATTRIBUTE)
-    return None if text is None else json.loads(text)
+    _describe(transformNode, outcome, verdict, warnings, fixed, moving, setup)
+    return RegistrationResult(transformNode, volumeNode, verdict, outcome.metrics, warnings, outcome.files)
 
 
 def createOutput(record: ChangeRecord | None, className: str, name: str) -> Any:
@@ -200,6 +192,7 @@ def _setReferences(node: Any, fixed: InputVolume, moving: InputVolume) -> None:
 def _describe(
     node: Any,
     outcome: Outcome,
+    verdict: dict[str, Any],
     warnings: list[str],
     fixed: InputVolume,
     moving: InputVolume,
@@ -210,18 +203,19 @@ def _describe(
         role: {"name": volume.name, "parentToWorld": volume.parentToWorld.tolist()}
         for role, volume in (("fixed", fixed), ("moving", moving))
     }
-    storeResult(node, outcome, warnings, scene=scene, others=setup.described())
+    storeResult(node, outcome, verdict, warnings, scene=scene, others=setup.described())
 
 
-def storeResult(node: Any, outcome: Outcome, warnings: list[str], **more: Any) -> None:
-    """What the worker found as JSON in the node's attributes, and `more` beside it."""
+def storeResult(
+    node: Any, outcome: Outcome, verdict: dict[str, Any], warnings: list[str], **more: Any
+) -> None:
+    """What the worker found, as it is judged here, in the node's attributes, and `more` beside it."""
     content = {
-        "verdict": outcome.verdict,
+        "verdict": verdict,
         "metrics": outcome.metrics,
         "warnings": warnings,
         "timings": outcome.timings,
         "provenance": outcome.provenance,
         **more,
     }
-    node.SetAttribute(RESULT_ATTRIBUTE, json.dumps(content))
-    node.SetAttribute(VERDICT_ATTRIBUTE, str(outcome.verdict.get("level", "")))
+    store(node, content)

@@ -16,6 +16,7 @@ from masr_registration.worker.client import Outcome
 from slicer.i18n import tr as _
 
 from .inputs import InputVolume
+from .judgement import lowered
 from .results import createOutput, readTransform, readVoxels, storeResult
 
 TARGETS = ("reference", "neighbour")
@@ -124,9 +125,10 @@ def deliverSequence(outcome: Outcome, items: tuple[InputVolume, ...], setup: Seq
         slicer.util.updateVolumeFromArray(volume, readVoxels(outcome.files[f"warped-{number:04}"]))
         volume.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(still.ijkToWorld))
         volumes.SetDataNodeAtValue(volume, value)
-    storeResult(transforms, outcome, warnings)
+    verdict = lowered(outcome.verdict, "doubtful", warnings[len(outcome.warnings) :])
+    storeResult(transforms, outcome, verdict, warnings)
     browser = _show(None if gone else source, transforms, volumes)
-    return SequenceResult(transforms, volumes, browser, outcome.verdict, outcome.metrics, warnings)
+    return SequenceResult(transforms, volumes, browser, verdict, outcome.metrics, warnings)
 
 
 def _show(source: Any, transforms: Any, volumes: Any) -> Any:

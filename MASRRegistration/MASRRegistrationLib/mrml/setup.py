@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from slicer.i18n import tr as _
 
 from .initial import writeInitialTransform
 from .inputs import InputVolume, checkRequest
-from .masks import ALL_SEGMENTS, checkMask, writeMask
-from .pairs import pairs, writePairs
+from .masks import ALL_SEGMENTS, checkMask, maskState, writeMask
+from .pairs import ownPoints, pairs, writePairs
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class RegistrationSetup:
         fixedMask, movingMask: segmentation, label map or volume (not zero, or a probability, inside).
         fixedSegment, movingSegment: the segment's ID; empty for all segments together.
         initialTransform: the moving volume begins as if it lay under this instead of under its own parents.
-        landmarks: point lists of the fixed and of the moving volume, to which the deformation is pulled.
+        landmarks: point lists of the fixed and of the moving volume, to which the registration is pulled.
     """
 
     fixedVolume: Any
@@ -39,6 +40,8 @@ class RegistrationSetup:
     movingSegment: str = ALL_SEGMENTS
     initialTransform: Any = None
     landmarks: tuple[Any, Any] | None = None
+    _written: dict[Any, Hashable] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What was handed over beyond the volumes: node -> a value that changes with what it says."""
 
     def check(self) -> None:
         """Raises `InputError` with the reason why this cannot be registered."""
@@ -79,7 +82,35 @@ class RegistrationSetup:
         entries: dict[str, Any] = {name: str(path) for name, path in paths.items()}
         if self.landmarks is not None:
             entries |= {"landmarks": writePairs(*self.landmarks, moving, folder), "use_landmarks": True}
+        self._written.update(self._states())
         return entries
+
+    def changes(self) -> list[str]:
+        """Sentences on what happened to masks, initial transform and landmarks since they were written."""
+        found = []
+        for node, state in self._written.items():
+            if not slicer.mrmlScene.IsNodePresent(node):
+                sentence = _(
+                    '"{name}" was deleted during the registration; the result belongs to it as it was.'
+                )
+            elif dict(self._states(node)).get(node) != state:
+                sentence = _(
+                    '"{name}" was changed during the registration; the result belongs to it as it was.'
+                )
+            else:
+                continue
+            found.append(sentence.format(name=node.GetName()))
+        return found
+
+    def _states(self, only: Any = None) -> Iterator[tuple[Any, Hashable]]:
+        for mask, segment in ((self.fixedMask, self.fixedSegment), (self.movingMask, self.movingSegment)):
+            if mask is not None and only in (None, mask):
+                yield mask, maskState(mask, segment)
+        if self.initialTransform is not None and only in (None, self.initialTransform):
+            yield self.initialTransform, self.initialTransform.GetTransformToWorldMTime()
+        for node in self.landmarks or ():
+            if only in (None, node):
+                yield node, tuple(None if p is None else tuple(p.round(6)) for p in ownPoints(node))
 
     def described(self) -> dict[str, str]:
         """The names of the nodes beyond the volumes, for the provenance."""

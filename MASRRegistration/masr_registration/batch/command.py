@@ -83,10 +83,10 @@ def run(
     with _errors_in_one_sentence(events):
         whole = manifests.read(manifest, preset, seed)
         settings = Settings(
-            device, jobs, threads, resume, dry_run, keep_going, _engine(engine, scheduler, slurm, jobs)
+            device, jobs, threads, resume, dry_run, keep_going, _engine(engine, scheduler, slurm)
         )
         run_ = Run(whole, output, settings)
-        with cancel_on_signals() as cancel, _Display(events) as display, run_.opened(display.show, cancel):
+        with cancel_on_signals() as cancel, Display(events) as display, run_.opened(display.show, cancel):
             display.forecast(run_.forecast)
             if dry_run:
                 return
@@ -158,8 +158,8 @@ def job_script(
         print(jobs.job_script(jobs.read(slurm)), end="")
 
 
-def _engine(name: str, scheduler: str | None, slurm: Path | None, jobs: int | None) -> Any:
-    """What makes the engine of the command line's choice; None for the local one. Raises `InputError`."""
+def _engine(name: str, scheduler: str | None, slurm: Path | None) -> Engine | None:
+    """The engine of the command line's choice; None for the local one. Raises `InputError`."""
     if name == "local" and scheduler is None and slurm is None:
         return None
     if name != "dask":
@@ -171,17 +171,9 @@ def _engine(name: str, scheduler: str | None, slurm: Path | None, jobs: int | No
     if scheduler is not None and slurm is not None:
         raise InputError("Either --scheduler or --slurm, not both.")
     from . import cluster
+    from . import slurm as slurm_jobs
 
-    settings = None
-    if slurm is not None:
-        from . import slurm as jobs_of_slurm
-
-        settings = jobs_of_slurm.read(slurm)
-
-    def make(threads: int) -> Engine:
-        return cluster.DaskEngine(threads, jobs or 1, scheduler, settings)
-
-    return make
+    return cluster.DaskEngine(scheduler, None if slurm is None else slurm_jobs.read(slurm))
 
 
 def _columns(also: list[str]) -> dict[str, str]:
@@ -194,7 +186,7 @@ def _columns(also: list[str]) -> dict[str, str]:
     return columns
 
 
-class _Display:
+class Display:
     """A bar on a terminal, a line for each case that ended elsewhere; or lines of JSON on stdout."""
 
     def __init__(self, events: bool) -> None:
@@ -202,8 +194,9 @@ class _Display:
         self._console = Console(stderr=True, highlight=False)
         self._bar = progress_bar(self._console, self._console.is_terminal and not events)
         self._task = self._bar.add_task("starting", total=1.0, left="")
+        self._told = ""
 
-    def __enter__(self) -> _Display:
+    def __enter__(self) -> Display:
         self._bar.start()
         return self
 
@@ -214,6 +207,13 @@ class _Display:
         if self._events:
             print(event_lines.line(event_lines.of_case(event)), flush=True)
             return
+        if not event.case:
+            if event.stage != self._told:
+                self._console.print(Text(f"{event.stage[0].upper()}{event.stage[1:]}."), soft_wrap=True)
+            self._told = event.stage
+            self._bar.update(self._task, description=event.stage)
+            return
+        self._told = ""
         left = "" if event.eta_s is None else f"{duration(event.eta_s)} left"
         doing = "checking" if event.state in ("checking", "checked", "faulty") else "registering"
         self._bar.update(

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError
-from .manifest import FILES
+from .manifest import FILES, make_id
 
 _PLACE = re.compile(r"\{(\w+)\}|\*\*/|\*|\?")
 _ENTITY = re.compile(r"[A-Za-z0-9]+-[A-Za-z0-9]+")
 _BIDS_SUFFIXES = (".nii.gz", ".nii")
 _GROUPED_BY = ("sub", "ses")
+_Key = tuple[str, ...]
+"""What the columns of a case have in common: the places of the patterns, or the entities of a BIDS tree."""
 
 
 @dataclass
@@ -55,7 +57,7 @@ def by_bids(root: Path, selectors: Mapping[str, str]) -> Found:
         raise InputError(f'"{root.name}" is no BIDS tree: it holds no folder sub-*.')
     named = {entity.partition("-")[0] for wanted, _ in parsed.values() for entity in wanted}
     grouped = [entity for entity in _GROUPED_BY if entity not in named]
-    tables: dict[str, dict[str, str]] = {column: {} for column in selectors}
+    tables: dict[str, dict[_Key, str]] = {column: {} for column in selectors}
     for path in sorted(_paths(root)):
         name = path.rpartition("/")[2]
         suffix = next((end for end in _BIDS_SUFFIXES if name.endswith(end)), None)
@@ -63,12 +65,12 @@ def by_bids(root: Path, selectors: Mapping[str, str]) -> Found:
             continue
         *entities, kind = name.removesuffix(suffix).split("_")
         values = dict(entity.split("-", 1) for entity in entities if "-" in entity)
-        key = "_".join(f"{entity}-{values[entity]}" for entity in grouped if entity in values)
+        key = tuple(f"{entity}-{values[entity]}" for entity in grouped if entity in values)
         for column, (wanted, wanted_kind) in parsed.items():
             if kind == wanted_kind and wanted <= set(entities):
                 if key in tables[column]:
                     raise InputError(
-                        f"{key} has several images for {column}, such as {name}: "
+                        f"{'_'.join(key)} has several images for {column}, such as {name}: "
                         f"say more, e.g. {entities[-1]}_{kind}."
                     )
                 tables[column][key] = path
@@ -131,25 +133,28 @@ def _expression(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(parts) + re.escape(pattern[end:]))
 
 
-def _key(values: tuple[tuple[str, str], ...], order: list[str]) -> str:
+def _key(values: tuple[tuple[str, str], ...], order: list[str]) -> _Key:
     known = dict(values)
-    return "_".join(known[name] for name in order)
+    return tuple(known[name] for name in order)
 
 
-def _join(tables: Mapping[str, Mapping[str, str]]) -> Found:
+def _join(tables: Mapping[str, Mapping[_Key, str]]) -> Found:
     """Rows of the keys that have both images; other columns where they have something."""
     found = Found()
     for key in sorted({*tables["fixed"], *tables["moving"]}):
+        name = "_".join(key)
         missing = [FILES[column] for column in ("fixed", "moving") if key not in tables[column]]
         if missing:
-            found.remarks.append(f"{key} was left out: it has no {missing[0]}.")
+            found.remarks.append(f"{name} was left out: it has no {missing[0]}.")
             continue
-        row = {"id": re.sub(r"[^A-Za-z0-9._-]", "-", key)[:64]}
+        row = {"id": make_id(name, [other["id"] for other in found.rows])}
+        if row["id"] != name:
+            found.remarks.append(f'{name} has the id "{row["id"]}".')
         row.update({column: table[key] for column, table in tables.items() if key in table})
         found.rows.append(row)
         for column in tables:
             if column not in row:
-                found.remarks.append(f"{key} has no {FILES[column]}.")
+                found.remarks.append(f"{name} has no {FILES[column]}.")
     if not found.rows:
         raise InputError("No case was found.")
     return found

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from ..case.provenance import describe_volume
 from ..errors import InputError
 from ..evaluation.metrics import dice
 from ..evaluation.slices import PLANES, Hanging, Window, middle, otsu
@@ -22,11 +23,12 @@ _PIXELS_HIGH = 132
 _SPECK_MM = 40.0
 
 
-def check_fixed_labels(fixed: str, labels: str) -> None:
-    """Raises `InputError` unless the labels lie on the grid of the fixed image."""
+def check_fixed_labels(fixed: str, labels: str) -> dict[str, Any]:
+    """Name, geometry and hash of the labels. Raises `InputError` unless they lie on the grid of the fixed image."""
     image, map_ = read_volume(fixed), read_labels(labels)
     if not check_same_grid(map_.geometry, image.geometry, tolerance=0.05):
         raise InputError(f'The labels "{map_.name}" do not lie on the grid of the fixed image.')
+    return describe_volume(labels, map_)
 
 
 def write_overlap(request: Request, fixed_labels: str, folder: Path) -> None:

@@ -4,34 +4,60 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
 from ..case.monitor import CancelFlag
 from ..errors import CancelledError
+from .machine import Machine, Rehearsal, Shares, visible_device
 from .tasks import Outcome, Task, perform
 from .warm import WarmProcess
 
 OnProgress = Callable[[str, str, float], None]
-"""Called with the case, the stage and the fraction of the case, from any thread."""
+"""Called with the case, the stage and the fraction of the case, from any thread; with no case for the whole."""
 
 
 class LocalEngine:
-    """As many cases at once as there are environments; one warm process for each.
+    """One warm process for each case at once; the one that played the rehearsal is the first where it can be.
 
-    `environments` are added to the processes' variables (which device each of them sees).
+    Attributes:
+        shares, machine: known while it is open.
     """
 
-    def __init__(self, threads: int, environments: Sequence[Mapping[str, str]]) -> None:
-        self._processes = [WarmProcess(threads, environment) for environment in environments]
+    shares: Shares
+    machine: Machine
+
+    def __init__(self) -> None:
+        self._processes: list[WarmProcess] = []
 
     @contextmanager
-    def opened(self) -> Iterator[LocalEngine]:
+    def opened(
+        self,
+        rehearsal: Rehearsal,
+        jobs: int | None,
+        threads: int | None,
+        on_progress: OnProgress,
+        cancel: CancelFlag,
+    ) -> Iterator[None]:
+        """The kernels compiled, the processes ready; None for what nobody asked for. Raises `MasrError`."""
+        first = WarmProcess(Shares.of(Machine(), jobs, threads).threads)
+        self._processes = [first]
         try:
-            yield self
+            self.machine = rehearsal.play(first, cancel)
+            self.shares = Shares.of(self.machine, jobs, threads)
+            shared = len(self.machine.devices) > 1
+            self._processes = [
+                WarmProcess(self.shares.threads, visible_device(number) if shared else {})
+                for number in range(self.shares.jobs)
+            ]
+            if first.environment == self._processes[0].environment:
+                self._processes[0] = first
+            else:
+                first.close()
+            yield
         finally:
-            for process in self._processes:
+            for process in {first, *self._processes}:
                 process.close()
 
     def run(self, tasks: Sequence[Task], on_progress: OnProgress, cancel: CancelFlag) -> Iterator[Outcome]:

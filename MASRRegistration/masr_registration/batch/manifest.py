@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,10 @@ FILES = {
     "truth": "true transform",
 }
 REQUIRED = ("id", "fixed", "moving")
-OPTIONS = ("preset", "representation", "seed", "use_landmarks")
+OPTIONS = ("preset", "representation", "method", "seed", "use_landmarks")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NO_ID = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*\.", re.IGNORECASE)
+"""What Windows takes for a device or writes without its last dot; ``.`` and ``..`` among them."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _MOST_BYTES = 64 * 2**20
 
@@ -111,9 +113,16 @@ def read(path: Path, preset: str = "general", seed: int = 0) -> Manifest:
     rows = _json_rows(text, name) if path.suffix.lower() == ".json" else _csv_rows(text, name)
     if not rows:
         raise InputError(f"{name} has no cases.")
+    return of_rows(rows, path.absolute().parent, preset, seed)
+
+
+def of_rows(
+    rows: Iterable[tuple[str, Mapping[str, Any]]], folder: Path, preset: str = "general", seed: int = 0
+) -> Manifest:
+    """The cases of rows, each with where it stands; their paths are relative to `folder`."""
     manifest, seen = Manifest(), dict[str, str]()
     for place, row in rows:
-        case, faults = _case(row, path.absolute().parent, place, preset, seed)
+        case, faults = _case(row, folder, place, preset, seed)
         if case is not None and case.id.lower() in seen:
             twice = f'The id "{case.id}" is also that of {seen[case.id.lower()]}.'
             faults = [Fault(place, sentence) for sentence in (twice, *(f.sentence for f in faults))]
@@ -123,6 +132,25 @@ def read(path: Path, preset: str = "general", seed: int = 0) -> Manifest:
         if case is not None and not faults:
             manifest.cases.append(case)
     return manifest
+
+
+def is_id(text: Any) -> bool:
+    """Whether it can name a case: a folder's name under every system."""
+    return isinstance(text, str) and bool(_ID.fullmatch(text)) and not _NO_ID.fullmatch(text)
+
+
+def make_id(text: str, taken: Collection[str]) -> str:
+    """An id that resembles `text`, is none of `taken`, and differs from them not only in upper and lower case."""
+    longest = 64
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", text)[:longest].rstrip(".") or "case"
+    if not is_id(name):
+        name = f"case-{name}"[:longest].rstrip(".")
+    found, number = name, 1
+    known = {other.lower() for other in taken}
+    while found.lower() in known:
+        number += 1
+        found = f"{name[: longest - len(str(number)) - 1]}-{number}"
+    return found
 
 
 def write(rows: Iterable[Mapping[str, str]], path: Path, columns: Sequence[str]) -> None:
@@ -205,8 +233,11 @@ def _case(
 ) -> tuple[Case | None, list[Fault]]:
     """The case of a row, None without a valid id; and what is wrong with it."""
     identity = row.get("id", "")
-    if not isinstance(identity, str) or not _ID.fullmatch(identity) or identity in (".", ".."):
-        sentence = "The id must be 1 to 64 letters, digits, dots, underscores or hyphens."
+    if not is_id(identity):
+        sentence = (
+            "The id must be 1 to 64 letters, digits, dots, underscores or hyphens, without a dot at the end, "
+            "and no name of a device of Windows such as con or nul."
+        )
         return None, [Fault(place, sentence)]
     problems = []
     files = {}
@@ -247,7 +278,7 @@ def _exists(path: Path) -> bool:
 
 
 def _preset(row: Mapping[str, Any], default: str, folder: Path) -> Preset:
-    """The row's preset with its representation and its settings, e.g. a column `continuous.regularisation`."""
+    """The row's preset with its representation, its method and its settings (a column `continuous.regularisation`)."""
     name = row.get("preset", default)
     if not isinstance(name, str):
         raise InputError("The preset must be a name or a file.")
@@ -255,6 +286,8 @@ def _preset(row: Mapping[str, Any], default: str, folder: Path) -> Preset:
     preset = presets.load(beside if name.endswith(".json") and _exists(beside) else name)
     if "representation" in row:
         preset = preset.with_representation(row["representation"])
+    if "method" in row:
+        preset = preset.with_method(row["method"])
     settings = {k: v for k, v in row.items() if k not in {"id", *FILES, *OPTIONS}}
     if not settings:
         return preset

@@ -66,8 +66,10 @@ class Tracker:
         self._lock = threading.Lock()
 
     def progress(self, case: str, stage: str, fraction: float) -> None:
+        """Of a case; without one, what the whole waits for."""
         with self._lock:
-            self._done[case] = fraction * self._seconds[case]
+            if case:
+                self._done[case] = fraction * self._seconds[case]
             self._tell(case, self._state, stage, fraction)
 
     def ended(self, case: str, state: State, message: str = "") -> None:
@@ -85,7 +87,7 @@ class Tracker:
         fraction: float = 0.0,
         message: str = "",
     ) -> None:
-        whole = sum(self._done.values()) / sum(self._seconds.values())
+        whole = sum(self._done.values()) / max(sum(self._seconds.values()), 1e-3)
         elapsed = self._clock() - self._begun
         eta = elapsed * (1 - whole) / whole if whole > _FIRST_ESTIMATE else None
         total = self._before + len(self._seconds)

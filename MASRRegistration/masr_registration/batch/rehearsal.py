@@ -22,7 +22,8 @@ _SIZE, _SPACING_MM = 40, 4.0
 def rehearse(presets: Sequence[Any], device: str, check: Callable[[], None]) -> dict[str, Any]:
     """Register a phantom with each preset (as JSON data); what the machine has, for a `Result`.
 
-    `devices` is how many CUDA devices ``auto`` or ``cuda`` may use (0: the CPU), `usable_mb` the memory that is free.
+    `devices` are identifiers of the CUDA devices that ``auto`` or ``cuda`` may use (none: the CPU), `usable_mb` is the
+    memory that is free.
     Raises as `register`.
     """
     resolved = resolve_device(device)
@@ -30,8 +31,8 @@ def rehearse(presets: Sequence[Any], device: str, check: Callable[[], None]) -> 
         fixed, moving = (_phantom(shift) for shift in (0.0, 6.0))
         register(fixed, moving, preset, device=device, progress=lambda *_: check())
     shared = resolved.type == "cuda" and device in ("auto", "cuda")
-    count = torch.cuda.device_count() if shared else 0
-    return {"devices": count, "usable_mb": usable_host_mb()}
+    devices = [str(torch.cuda.get_device_properties(n).uuid) for n in range(torch.cuda.device_count())]
+    return {"devices": devices if shared else [], "usable_mb": usable_host_mb()}
 
 
 def _shortened(preset: Preset) -> Preset:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,11 +17,11 @@ from ..presets import FORMAT_VERSION as PRESET_VERSION
 from ..presets import Preset
 from . import cohort, study
 from .local import LocalEngine, OnProgress
+from .machine import Machine, Rehearsal, Shares
 from .manifest import FILES, Case, Fault, FaultsError, Manifest
 from .progress import OnEvent, State, Tracker
 from .study import Conditions, Planned, Study
 from .tasks import VERSIONS, Outcome, Task
-from .warm import WarmProcess
 
 SECONDS_BESIDES = 5.0
 """Reading, writing, report and thumbnail of a case; for orientation only."""
@@ -31,9 +30,22 @@ FIELDS = 8
 
 
 class Engine(Protocol):
-    """Where tasks run."""
+    """Where tasks run. While it is open it knows how many at once (`shares`) and, if it can, on what (`machine`)."""
 
-    def opened(self) -> AbstractContextManager[Engine]: ...
+    @property
+    def shares(self) -> Shares: ...
+
+    @property
+    def machine(self) -> Machine: ...
+
+    def opened(
+        self,
+        rehearsal: Rehearsal,
+        jobs: int | None,
+        threads: int | None,
+        on_progress: OnProgress,
+        cancel: CancelFlag,
+    ) -> AbstractContextManager[None]: ...
 
     def run(
         self, tasks: Sequence[Task], on_progress: OnProgress, cancel: CancelFlag
@@ -48,7 +60,7 @@ class Settings:
         jobs: cases at once; None: one for each device.
         threads: CPU threads of each; None: the cores shared out, or what the study was begun with.
         keep_going: run the sound cases although others have faults.
-        engine: makes another engine than the local one, given the threads.
+        engine: another one than the local one.
     """
 
     device: str = "auto"
@@ -57,7 +69,7 @@ class Settings:
     resume: bool = False
     dry_run: bool = False
     keep_going: bool = False
-    engine: Callable[[int], Engine] | None = None
+    engine: Engine | None = None
 
 
 @dataclass
@@ -96,6 +108,7 @@ class Run:
         self.manifest, self.settings = manifest, settings
         self.study = Study(folder)
         self.forecast = Forecast(cases=len(manifest.cases))
+        self._engine: Engine = settings.engine or LocalEngine()
         self._planned: dict[str, Planned] = {}
         self._tasks: list[Task] = []
 
@@ -112,16 +125,22 @@ class Run:
             recorded = self.study.recorded()
             self._refuse_unwanted()
             self.study.tidy()
-            machine = self._rehearse(cancel)
-            threads = self._threads(machine, recorded)
-            with self._engine(machine, threads).opened() as engine:
-                self._engine_open = engine
-                self._check(recorded, threads, on_event, cancel)
-                self._predict(machine)
+            presets = {json.dumps(_preset_json(case.preset), sort_keys=True) for case in self.manifest.cases}
+            rehearsal = Rehearsal(self.settings.device, [json.loads(preset) for preset in sorted(presets)])
+            threads = self.settings.threads or (recorded[0].threads if recorded else None)
+            opening = Tracker({}, on_event, "checking")
+            with self._engine.opened(rehearsal, self.settings.jobs, threads, opening.progress, cancel):
+                shares = self._engine.shares
+                self.forecast.jobs, self.forecast.threads = shares.jobs, shares.threads
+                self._check(recorded, shares.threads, on_event, cancel)
+                self._predict()
                 yield self
 
     def execute(self, on_event: OnEvent, cancel: CancelFlag) -> Summary:
         """Run what is not done. A case that fails is recorded and stops no other. Raises `CancelledError`."""
+        recorded = self.study.recorded()
+        others = set(recorded[1]) - set(self.ids) if recorded else set()  # of another manifest in this folder
+        self.study.forget_failures(others)
         sentences: dict[str, list[str]] = {}
         for fault in self.forecast.faults:
             sentences.setdefault(fault.case, []).append(fault.sentence)
@@ -131,7 +150,7 @@ class Run:
         tracker = Tracker({task.id: task.seconds for task in self._tasks}, on_event, "running", before)
         try:
             if self._tasks:
-                for outcome in self._engine_open.run(self._tasks, tracker.progress, cancel):
+                for outcome in self._engine.run(self._tasks, tracker.progress, cancel):
                     if outcome.state == "failed":
                         self.study.fail(outcome.id, outcome.code, outcome.message, outcome.details)
                     state: State = "failed" if outcome.state == "failed" else "done"
@@ -157,39 +176,6 @@ class Run:
                 "or choose another folder."
             )
 
-    def _rehearse(self, cancel: CancelFlag) -> dict[str, Any]:
-        """Compile in a process of its own; what the machine has."""
-        presets = {json.dumps(_preset_json(case.preset), sort_keys=True) for case in self.manifest.cases}
-        process = WarmProcess(self.settings.threads or 1)
-        try:
-            command = {
-                "command": "rehearse",
-                "device": self.settings.device,
-                "presets": [json.loads(preset) for preset in sorted(presets)],
-            }
-            return dict(process.do(command, cancel=cancel).metrics)
-        finally:
-            process.close()
-
-    def _threads(self, machine: Mapping[str, Any], recorded: tuple[Conditions, Any] | None) -> int:
-        devices = int(machine["devices"])
-        jobs = self.settings.jobs or max(devices, 1)
-        if self.settings.engine is None and 0 < devices < jobs:
-            raise InputError(f"{jobs} cases at once need {jobs} devices; this machine has {devices}.")
-        self.forecast.jobs = jobs
-        if self.settings.threads is not None:
-            return self.settings.threads
-        return recorded[0].threads if recorded else max(1, (os.cpu_count() or 1) // jobs)
-
-    def _engine(self, machine: Mapping[str, Any], threads: int) -> Engine:
-        self.forecast.threads = threads
-        if self.settings.engine is not None:
-            return self.settings.engine(threads)
-        shared = int(machine["devices"]) > 1
-        return LocalEngine(
-            threads, [{"CUDA_VISIBLE_DEVICES": str(n)} if shared else {} for n in range(self.forecast.jobs)]
-        )
-
     def _check(
         self,
         recorded: tuple[Conditions, dict[str, Planned]] | None,
@@ -203,14 +189,16 @@ class Run:
         waiting = [case for case in self.manifest.cases if not self.study.is_done(case.id)]
         done = [case for case in self.manifest.cases if self.study.is_done(case.id)]
         self.forecast.done = len(done)
-        for case in done:
-            faults += _changes(case, known.get(case.id))
-        tracker = Tracker({case.id: 1.0 for case in waiting}, on_event, "checking")
-        tasks = [self._task(case, threads, {"plan_only": True}) for case in waiting]
+        read_again = [case for case in done if _is_read_again(known.get(case.id))]
+        to_read = [*waiting, *read_again]
+        tracker = Tracker({case.id: 1.0 for case in to_read}, on_event, "checking")
+        tasks = [self._task(case, threads, {"plan_only": True}) for case in to_read]
         found: dict[str, Outcome] = {}
-        for outcome in self._engine_open.run(tasks, tracker.progress, cancel) if tasks else ():
+        for outcome in self._engine.run(tasks, tracker.progress, cancel) if tasks else ():
             tracker.ended(outcome.id, "faulty" if outcome.state == "failed" else "checked", outcome.message)
             found[outcome.id] = outcome
+        for case in done:
+            faults += _changes(case, known.get(case.id), found.get(case.id))
         conditions = recorded[0] if recorded and any(self.study.cases.iterdir()) else None
         sound = []
         for case in waiting:
@@ -258,7 +246,7 @@ class Run:
         seconds = planned.seconds if planned else 1.0
         return Task(case.id, str(self.study.folder), request, fixed_labels, versions, seconds)
 
-    def _predict(self, machine: Mapping[str, Any]) -> None:
+    def _predict(self) -> None:
         """Time, memory and disk of what is still to be run. Raises `ResourceError` where they are not enough."""
         forecast, planned = self.forecast, list(self._planned.values())
         jobs = forecast.jobs
@@ -268,13 +256,12 @@ class Run:
         forecast.memory_mb = sum(sorted((p.peak_mb for p in planned), reverse=True)[:jobs])
         forecast.disk_mb = sum(p.disk_mb for p in planned)
         forecast.free_disk_mb = study.free_mb(self.study.folder)
-        if self.settings.engine is None and machine["usable_mb"] is not None:
-            usable = float(machine["usable_mb"])
-            if forecast.memory_mb > usable:
-                raise ResourceError(
-                    f"{jobs} cases at once need about {forecast.memory_mb:.0f} MB of memory, and "
-                    f"{usable:.0f} MB can be used; use fewer --jobs."
-                )
+        usable = self._engine.machine.usable_mb
+        if usable is not None and forecast.memory_mb > usable:
+            raise ResourceError(
+                f"{jobs} cases at once need about {forecast.memory_mb:.0f} MB of memory, and "
+                f"{usable:.0f} MB can be used; use fewer --jobs."
+            )
         if forecast.disk_mb > forecast.free_disk_mb:
             raise ResourceError(
                 f"The results need about {forecast.disk_mb:.0f} MB, and {forecast.free_disk_mb:.0f} MB are free "
@@ -300,6 +287,7 @@ _DESCRIBED = (
     "fixed_mask",
     "moving_mask",
     "labels",
+    "fixed_labels",
     "initial_transform",
     "truth",
     "landmarks",
@@ -325,17 +313,42 @@ def _planned(case: Case, provenance: Mapping[str, Any]) -> Planned:
     )
 
 
-def _changes(case: Case, planned: Planned | None) -> list[Fault]:
-    """What is different from when this finished case was begun: its result would not be that of the manifest."""
+def _is_read_again(planned: Planned | None) -> bool:
+    """Whether only reading its images tells if they changed: a series of files has no hash of its own."""
+    inputs = planned.inputs.values() if planned is not None else ()
+    return any(isinstance(one, dict) and one.get("sha256_of") == "voxels" for one in inputs)
+
+
+def _changes(case: Case, planned: Planned | None, read: Outcome | None) -> list[Fault]:
+    """What is different from when this finished case was begun: its result would not be that of the manifest.
+
+    `read` is how it was read again just now, where it had to be.
+    """
     if planned is None:
         return [Fault(case.id, "Its result is there, but study.json does not know it.")]
+    if read is not None and read.state == "failed":
+        return [Fault(case.id, read.message)]
     what = []
     if json.loads(json.dumps(case.options)) != planned.options:
         what.append("settings")
+    before, now = _hashes(planned.inputs), _hashes(read.provenance) if read is not None else {}
     for name, path in case.files.items():
-        described = planned.inputs.get(name)
-        if isinstance(described, dict) and described.get("sha256_of", "file") == "file":
-            with Path(path).open("rb") as stream:
-                if hashlib.file_digest(stream, "sha256").hexdigest() != described["sha256"]:
-                    what.append(FILES[name])
+        if name in before and before[name] != now.get(name, _sha256(path)):
+            what.append(FILES[name])
     return [Fault(case.id, f"Its {part} changed after it was run; use another folder.") for part in what]
+
+
+def _hashes(described: Mapping[str, Any]) -> dict[str, str]:
+    """sha256 of the inputs by the manifest's columns."""
+    each = {name: described[name] for name in _DESCRIBED if name in described}
+    each.update(zip(("fixed_landmarks", "moving_landmarks"), each.pop("landmarks", ()), strict=False))
+    return {name: str(one["sha256"]) for name, one in each.items()}
+
+
+def _sha256(path: str) -> str:
+    """Of a file; empty where it is none any more."""
+    try:
+        with Path(path).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return ""

@@ -123,7 +123,7 @@ def register(data: Mapping[str, Any], context: Context) -> Result:
 
     if request.plan_only:
         if fixed_labels is not None:
-            extras.check_fixed_labels(request.fixed, fixed_labels)
+            result.provenance["fixed_labels"] = extras.check_fixed_labels(request.fixed, fixed_labels)
         return result
     output = Path(request.output)
     if fixed_labels is not None:

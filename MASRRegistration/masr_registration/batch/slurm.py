@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -107,9 +109,32 @@ def cluster(job: SlurmJob, jobs: int, **more: Any) -> Any:
         "worker_extra_args": ["--nthreads", "1", "--no-dashboard"],
         "security": Security.temporary(),
         "protocol": "tls://",
+        "scheduler_options": {"dashboard": False, "dashboard_address": "127.0.0.1:0"},
         "n_workers": 0,
     }
     return SLURMCluster(**options, **more)
+
+
+def submitted(job: SlurmJob, jobs: int) -> Any:
+    """The cluster with so many jobs submitted. Raises `ResourceError` without Slurm, or where it takes none."""
+    if shutil.which("sbatch") is None:
+        raise ResourceError(
+            "Slurm's command sbatch is not there: start the study on a machine that submits jobs."
+        )
+    made = cluster(job, jobs)
+
+    async def submit() -> None:
+        made.scale(jobs=jobs)
+        await made._correct_state()  # scale alone would not tell of a failure
+
+    try:
+        made.sync(submit)
+    except (RuntimeError, OSError, ValueError) as error:
+        with suppress(Exception):  # it may not know how to end jobs that never began
+            made.close(timeout=10)
+        reason = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise ResourceError(f"Slurm did not take the jobs: {reason[-1].strip()}") from error
+    return made
 
 
 def job_script(job: SlurmJob) -> str:

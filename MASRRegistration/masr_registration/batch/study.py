@@ -17,9 +17,8 @@ import json
 import os
 import secrets
 import shutil
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +26,7 @@ from typing import Any, Literal
 from ..errors import InputError
 from ..worker.messages import jsonable
 from ..worker.staging import writing
+from .locks import locked
 
 FORMAT_VERSION = 1
 OVERLAP, THUMBNAIL = "overlap.json", "thumbnail.jpg"
@@ -83,14 +83,13 @@ class Study:
         with writing("The output folder"):
             for folder in (self.cases, self.failures, self.running):
                 folder.mkdir(parents=True, exist_ok=True)
-            stream = (self.folder / ".lock").open("a+b")
-        with stream:
-            try:
-                _lock(stream.fileno())
-            except OSError as error:
+        with ExitStack() as stack:
+            with writing("The output folder"):
+                held = stack.enter_context(locked(self.folder / ".lock"))
+            if not held:
                 raise InputError(
                     "Another run is at work in this output folder; wait for it or choose another folder."
-                ) from error
+                )
             yield
 
     def tidy(self) -> None:
@@ -121,6 +120,13 @@ class Study:
     def fail(self, case: str, code: str, message: str, details: str = "") -> None:
         """Record why a case failed."""
         self._write(self.failures / f"{case}.json", {"code": code, "message": message, "details": details})
+
+    def forget_failures(self, kept: Collection[str]) -> None:
+        """Remove the records of failures of an earlier run but those of the cases `kept`. Raises `ResourceError`."""
+        with writing("The output folder"):
+            for path in self.failures.glob("*.json"):
+                if path.stem not in kept:
+                    path.unlink(missing_ok=True)
 
     def is_done(self, case: str) -> bool:
         return (self.cases / case / "result.json").is_file()
@@ -206,14 +212,3 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return data if isinstance(data, dict) else None
-
-
-def _lock(descriptor: int) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        return
-    import fcntl
-
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -80,9 +80,9 @@ def perform(
             raise
         except DiedError as error:
             if attempt == ATTEMPTS:
-                return _failed(task, error)
+                return failed(task, error)
         except MasrError as error:
-            return _failed(task, error)
+            return failed(task, error)
     raise AssertionError
 
 
@@ -120,6 +120,7 @@ def _check_versions(task: Task, provenance: Mapping[str, Any]) -> None:
             )
 
 
-def _failed(task: Task, error: MasrError) -> Outcome:
+def failed(task: Task, error: MasrError) -> Outcome:
+    """That of a task that could not be done."""
     details = _FOLDERS.sub("", "\n".join(getattr(error, "__notes__", [])))
     return Outcome(task.id, "failed", code=error.code, message=str(error), details=details)

@@ -45,12 +45,13 @@ class DiedError(ResourceError):
 class WarmProcess:
     """One process that does one command at a time. Not for several threads at once.
 
-    `threads` are the CPU threads of its libraries, `environment` adds to `os.environ`.
+    `threads` are the CPU threads of its libraries, `environment` adds to `os.environ`; both are in the attribute of
+    that name.
     """
 
     def __init__(self, threads: int, environment: Mapping[str, str] | None = None) -> None:
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-        self._environment = {**dict.fromkeys(names, str(threads)), **(environment or {})}
+        self.environment = {**dict.fromkeys(names, str(threads)), **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: JobFolder | None = None
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
@@ -99,7 +100,7 @@ class WarmProcess:
 
     def _start(self) -> None:
         self._folder = JobFolder.create()
-        variables = {**os.environ, **self._environment}
+        variables = {**os.environ, **self.environment}
         variables["PYTHONPATH"] = client.module_path(variables.get("PYTHONPATH"))
         options: dict[str, Any] = {"start_new_session": True}
         if sys.platform == "win32":

@@ -16,9 +16,10 @@ import SimpleITK as sitk
 import torch
 
 from .. import __version__
+from ..dicom_series import is_dicom
 from ..volume import Volume
 
-_HEADER_ONLY = (".mhd", ".nhdr", ".hdr", ".dcm")
+_HEADER_ONLY = (".mhd", ".nhdr", ".hdr")
 _BLOCK = 2**20
 
 
@@ -66,7 +67,7 @@ def describe_volume(path: str | None, volume: Volume) -> dict[str, Any]:
         "origin": list(geometry.origin),
         "direction": list(geometry.direction),
     }
-    if path is not None and Path(path).is_file() and Path(path).suffix.lower() not in _HEADER_ONLY:
+    if path is not None and _is_whole(Path(path)):
         return {**described, "sha256": describe_file(path)["sha256"], "sha256_of": "file"}
     return {**described, "sha256": _hash_voxels(volume), "sha256_of": "voxels"}
 
@@ -96,6 +97,11 @@ def peak_memory_mb() -> float | None:
 def peak_device_memory_mb(device: torch.device) -> float | None:
     """The most memory that torch has held on a CUDA device, in MB; None on other devices."""
     return torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether one file holds the whole image."""
+    return path.is_file() and path.suffix.lower() not in _HEADER_ONLY and not is_dicom(path)
 
 
 def _hash_voxels(volume: Volume) -> str:

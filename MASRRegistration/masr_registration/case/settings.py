@@ -36,7 +36,13 @@ class Settings:
 
     @classmethod
     def of(
-        cls, preset: PresetLike, device: str, threads: int | None, seed: int, plan: PlanLike | None = None
+        cls,
+        preset: PresetLike,
+        device: str,
+        threads: int | None,
+        seed: int,
+        plan: PlanLike | None = None,
+        method: str | None = None,
     ) -> Settings:
         """Raises `InputError`, and `ResourceError` for a device that is not there."""
         if threads is not None and not 1 <= threads <= MOST_THREADS:
@@ -45,7 +51,10 @@ class Settings:
             raise InputError(f"The seed must be 0 to {LONGEST_INTEGER - 1}, not {seed}.")
         if plan is not None and not isinstance(plan, Plan):
             plan = Plan.from_json(plan)
-        return cls(as_preset(preset), resolve_device(device), threads, seed, plan)
+        chosen = as_preset(preset)
+        if method is not None:
+            chosen = chosen.with_method(method)
+        return cls(chosen, resolve_device(device), threads, seed, plan)
 
     @contextmanager
     def in_force(self) -> Iterator[None]:

@@ -75,6 +75,8 @@ def solve(
             **repeatable(settings, found.plan),
             "representation": found.representation,
             "weights_sha256": found.weights_sha256,
+            "method": found.method,
+            "network_sha256": found.network_sha256,
             **inputs.described,
             "date": provenance.now(),
         },

@@ -7,10 +7,11 @@ differs from the textbook in places; its variants carry its name, for comparison
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import product
 
 import numpy as np
 import SimpleITK as sitk
+
+from .surfels import surface
 
 Points = np.ndarray
 Transform = Callable[[Points], Points]
@@ -56,17 +57,27 @@ def hd95(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) -> float | None
     box = _bounding_box(a, b)
     if box is None:
         return None
-    surface_a, surface_b = _surface(a[box]), _surface(b[box])
+    surface_a, surface_b = surface(a[box])[0], surface(b[box])[0]
     return max(_directed_95(surface_a, surface_b, spacing), _directed_95(surface_b, surface_a, spacing))
 
 
 def hd95_voxels_learn2reg(a: np.ndarray, b: np.ndarray) -> float | None:
-    """`hd95` in voxels: Learn2Reg measures with a spacing of 1 whatever the image's is.
+    """Learn2Reg's `hd95`, in voxels whatever the spacing is; each piece of surface counts by its area.
 
-    Its code also weights each piece of surface by its area, which is not repeated here: on 14 structures of two
-    neonatal brains the result here is 0 to 6 % (mean 2 %) larger.
+    `None` when a mask is empty, where Learn2Reg's code gives infinity.
     """
-    return hd95(a, b, (1.0, 1.0, 1.0))
+    box = _bounding_box(a, b)
+    if box is None:
+        return None
+    pieces = [surface(mask[box]) for mask in (a, b)]
+    distances = [_distance(where, (1.0, 1.0, 1.0)) for where, _ in pieces]
+    found = []
+    for (where, areas), distance in zip(pieces, reversed(distances), strict=True):
+        order = np.argsort(distance[where], kind="stable")
+        share = np.cumsum(areas[where][order])
+        at = np.searchsorted(share / share[-1], 0.95)
+        found.append(float(distance[where][order][min(at, len(order) - 1)]))
+    return max(found)
 
 
 def tre_mm(transform_points: Transform, fixed_points: Points, moving_points: Points) -> np.ndarray:
@@ -92,15 +103,6 @@ def sdlogj(determinant: np.ndarray, mask: np.ndarray | None = None) -> float | N
     return float(np.log(values).std()) if values.size else None
 
 
-def sdlogj_learn2reg(determinant: np.ndarray) -> float:
-    """Learn2Reg's SDlogJ: std of ln(clip(det J + 3, 1e-9, 1e9)) over the grid less two voxels at every border.
-
-    `determinant` ``(D, H, W)`` from central differences. The 3 makes the logarithm hide folds.
-    """
-    inner = determinant[2:-2, 2:-2, 2:-2].astype(np.float64)
-    return float(np.log(np.clip(inner + 3.0, 1e-9, 1e9)).std())
-
-
 def _labels(labels: Iterable[int] | None, a: np.ndarray, b: np.ndarray) -> list[int]:
     if labels is not None:
         return [int(label) for label in labels]
@@ -124,25 +126,19 @@ def _bounding_box(a: np.ndarray, b: np.ndarray) -> tuple[slice, ...] | None:
     return tuple(box)
 
 
-def _surface(mask: np.ndarray) -> np.ndarray:
-    """The corners between voxels, ``(D+3, H+3, W+3)`` with an empty border, whose 8 voxels are not all alike."""
-    voxels = np.pad(mask.astype(bool), 2)
-    pairs = [(slice(None, -1), slice(1, None))] * 3
-    neighbours = [voxels[corner] for corner in product(*pairs)]
-    surface: np.ndarray = np.logical_or.reduce(neighbours) & ~np.logical_and.reduce(neighbours)
-    return surface
-
-
 def _directed_95(source: np.ndarray, target: np.ndarray, spacing: Sequence[float]) -> float:
     """95th percentile of the distances in mm from the points of `source` to the nearest point of `target`."""
-    image = sitk.GetImageFromArray(target.astype(np.uint8))
+    return float(np.percentile(_distance(target, spacing)[source], 95))
+
+
+def _distance(points: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Of every node of the grid ``(D, H, W)`` from the nearest of `points`, bool, in mm."""
+    image = sitk.GetImageFromArray(points.astype(np.uint8))
     image.SetSpacing([float(s) for s in spacing])
-    distance = sitk.GetArrayViewFromImage(
-        sitk.SignedMaurerDistanceMap(
-            image, insideIsPositive=False, squaredDistance=False, useImageSpacing=True
-        )
+    map_ = sitk.SignedMaurerDistanceMap(
+        image, insideIsPositive=False, squaredDistance=False, useImageSpacing=True
     )
-    return float(np.percentile(np.abs(distance[source]), 95))
+    return np.abs(sitk.GetArrayFromImage(map_))
 
 
 def _distances(a: Points, b: Points) -> np.ndarray:

@@ -25,6 +25,7 @@ MOVING_COLOUR = np.array([1.0, 0.25, 0.95])
 OUTLINE_COLOUR = "#ffb020"
 SPECK_MM = 15.0
 FOLD_COLOUR = "#ff2a2a"
+ABOVE_ALL = 10
 
 
 @dataclass
@@ -62,6 +63,7 @@ class Painter:
         sizes = [hanging.size_mm(plane) for plane in PLANES]
         self._scale = min(PIXELS_ACROSS / sum(w for w, _ in sizes), LARGEST_HEIGHT / max(h for _, h in sizes))
         self._square_mm = max(max(size) for size in sizes) / 9
+        self._canvases: dict[Plane, tuple[Any, Any]] = {}
 
     def grey(self, plane: Plane, image: np.ndarray) -> bytes:
         with self._picture(plane) as picture:
@@ -159,23 +161,36 @@ class Painter:
     @contextmanager
     def _picture(self, plane: Plane) -> Iterator[Picture]:
         """An empty black picture; the JPEG is there when the block ends."""
+        figure, axes = self._canvas(plane)
+        picture = Picture(axes, *self._hanging.size_mm(plane))
+        annotations = set(axes.get_children())
+        try:
+            yield picture
+            axes.set(xlim=(0, picture.width), ylim=(picture.height, 0))
+            buffer = BytesIO()
+            figure.savefig(buffer, format="jpg", pil_kwargs={"quality": 88, "subsampling": 0})
+            picture.jpeg = buffer.getvalue()
+        finally:
+            for artist in set(axes.get_children()) - annotations:
+                artist.remove()
+
+    def _canvas(self, plane: Plane) -> tuple[Any, Any]:
+        """Figure and axes with nothing but the annotations. Made once for each plane: it takes as long as a picture."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        width, height = self._hanging.size_mm(plane)
-        figure = Figure(
-            figsize=(width * self._scale / 100, height * self._scale / 100), dpi=100, facecolor="black"
-        )
-        FigureCanvasAgg(figure)
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.axis("off")
-        picture = Picture(axes, width, height)
-        yield picture
-        axes.set(xlim=(0, width), ylim=(height, 0))
-        self._annotate(picture, plane)
-        buffer = BytesIO()
-        figure.savefig(buffer, format="jpg", pil_kwargs={"quality": 88, "subsampling": 0})
-        picture.jpeg = buffer.getvalue()
+        if plane not in self._canvases:
+            width, height = self._hanging.size_mm(plane)
+            figure = Figure(
+                figsize=(width * self._scale / 100, height * self._scale / 100), dpi=100, facecolor="black"
+            )
+            FigureCanvasAgg(figure)
+            axes = figure.add_axes((0, 0, 1, 1))
+            axes.axis("off")
+            axes.set(xlim=(0, width), ylim=(height, 0))
+            self._annotate(Picture(axes, width, height), plane)
+            self._canvases[plane] = figure, axes
+        return self._canvases[plane]
 
     def _annotate(self, picture: Picture, plane: Plane) -> None:
         """Patient letters at the four edges and a scale bar."""
@@ -186,6 +201,7 @@ class Painter:
             "color": "white",
             "fontsize": 11,
             "path_effects": [withStroke(linewidth=2.5, foreground="black")],
+            "zorder": ABOVE_ALL,
         }
         left, right, top, bottom = self._hanging.letters(plane)
         edge = 6 / self._scale
@@ -194,7 +210,7 @@ class Painter:
         axes.text(width / 2, edge, top, ha="center", va="top", **style)
         axes.text(width / 2, height - edge, bottom, ha="center", va="bottom", **style)
         length = max(n for n in (1, 2, 5, 10, 20, 50, 100, 200) if n <= max(width / 4, 1))
-        axes.plot([edge, edge + length], [height - edge] * 2, color="white", linewidth=2)
+        axes.plot([edge, edge + length], [height - edge] * 2, color="white", linewidth=2, zorder=ABOVE_ALL)
         axes.text(edge, height - 2 * edge, f"{length} mm", ha="left", va="bottom", **{**style, "fontsize": 8})
 
 

@@ -22,6 +22,7 @@ ROTATION_DEG = 45.0
 SCALES = (0.75, 1.33)
 INVERSE_CONSISTENCY_MAX_MM = 0.5
 ERROR_MEAN_MM = 5.0
+NO_FOLDING = "No folding: every point maps to exactly one point."
 
 
 @dataclass
@@ -140,7 +141,7 @@ def _folding(result: Verdict, metrics: Mapping[str, Any]) -> None:
         return
     count = max(folds or 0, folds_dense or 0)
     if count == 0:
-        result.add("plausible", "No folding: every point maps to exactly one point.")
+        result.add("plausible", NO_FOLDING)
         return
     places = "one place" if count == 1 else f"{count:.0f} places"
     result.add("failed", f"The transform folds in {places}: tissue is mapped onto itself there.")

@@ -1,4 +1,5 @@
-"""The encoder weights that ship: their list with hashes, and loading that trusts nothing else.
+"""The weights that ship, of encoders and of the registration network: their list with hashes, and loading that trusts
+nothing else.
 
 ``data/models/models.json`` names every model with its file, sha256 and the shape of its network. A file is read once,
 its bytes are hashed, and only bytes of the right hash are decoded (safetensors: numbers, no code). Importable without
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 INDEX = "models.json"
-Kind = Literal["masr", "masr-faithful"]
+Kind = Literal["masr", "masr-faithful", "registration"]
 State = Literal["ok", "missing", "damaged"]
 
 
@@ -36,9 +37,10 @@ class Model:
 
     Attributes:
         file, sha256: base name of the safetensors file and the hash of its bytes.
-        kind: "masr" is `MasrNet`, "masr-faithful" `FaithfulMasrNet`.
+        kind: "masr" is `MasrNet`, "masr-faithful" `FaithfulMasrNet`, "registration" `RegistrationNetwork`.
         options: the network's arguments.
         card: base name of the model card.
+        encoder_sha256: of the weights whose features a registration network was trained with.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Model:
     description: str
     options: dict[str, Any] = field(default_factory=dict)
     card: str | None = None
+    encoder_sha256: str | None = None
 
     def read(self, folder: Any = None) -> bytes:
         """The file's bytes. Raises `WeightsError` unless they have the right hash."""
@@ -116,8 +119,11 @@ def load(name: str, folder: Any = None) -> tuple[nn.Module, Model]:
 
 def build(kind: Kind, options: Mapping[str, Any]) -> nn.Module:
     """An untrained network of this kind."""
+    from ..solver.amortized import RegistrationNetwork
     from .masr_net import FaithfulMasrNet, MasrNet
 
+    if kind == "registration":
+        return RegistrationNetwork(**options)
     return FaithfulMasrNet(**options) if kind == "masr-faithful" else MasrNet(**options)
 
 
@@ -130,7 +136,7 @@ def save(network: nn.Module, model: Model, folder: Path) -> Model:
     (folder / model.file).write_bytes(content)
     entries = {**shipped(folder), model.name: entered}
     table = {
-        name: {key: value for key, value in asdict(entry).items() if key != "name"}
+        name: {key: value for key, value in asdict(entry).items() if key != "name" and value is not None}
         for name, entry in sorted(entries.items())
     }
     text = json.dumps({"masr_models": FORMAT_VERSION, "models": table}, indent=2) + "\n"

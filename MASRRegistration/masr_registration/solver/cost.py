@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from ..presets import Preset
+from ..presets import Continuous, Preset
 
 SPACING_RANGE = (0.8, 1.5)
 """How much finer or coarser than the preset's the working grid may be, to suit what the images resolve."""
@@ -23,6 +24,15 @@ SECONDS_LINEAR = 12.0
 SECONDS_PER_MEGAVOXEL = {"encode": 0.6, "discrete": 1.2, "check": 1.4}
 SECONDS_PER_MEGAVOXEL_STEP = 0.08
 """One core of an ordinary computer, MIND-SSC; a step is an iteration of the fine level. For orientation only."""
+SECONDS_PER_MEGAVOXEL_AMORTIZED = 0.5
+"""The same for the registration network and the encoding of both images for it."""
+REFINEMENT_SHARE = 0.35
+"""Of the fine iterations, that follow the registration network."""
+
+
+def refinement(continuous: Continuous) -> Continuous:
+    """The shorter continuous stage that follows the registration network: the fine level alone."""
+    return replace(continuous, iterations=(0, round(REFINEMENT_SHARE * continuous.iterations[1])))
 
 
 def suited_spacing(spacings: Sequence[Sequence[float]], preset: Preset) -> float:
@@ -41,7 +51,12 @@ def predicted_seconds(voxels: float, preset: Preset, threads: int) -> dict[str, 
     mega, continuous = voxels / 1e6, preset.continuous
     seconds = {name: rate * mega for name, rate in SECONDS_PER_MEGAVOXEL.items()}
     seconds["linear"] = SECONDS_LINEAR if preset.linear.model != "none" else 0.0
-    seconds["discrete"] *= float(preset.discrete.enabled)
-    steps = continuous.iterations[1] + continuous.iterations[0] / 8 if continuous.enabled else 0.0
+    if preset.method == "optimise":
+        seconds["discrete"] *= float(preset.discrete.enabled)
+    else:
+        seconds["discrete"] = SECONDS_PER_MEGAVOXEL_AMORTIZED * mega
+        continuous = refinement(continuous)
+    optimised = continuous.enabled and preset.method != "amortized"
+    steps = continuous.iterations[1] + continuous.iterations[0] / 8 if optimised else 0.0
     seconds["continuous"] = SECONDS_PER_MEGAVOXEL_STEP * steps * mega
     return {name: round(value / threads**0.7, 2) for name, value in seconds.items()}

@@ -1,9 +1,10 @@
 """The linear stage: rigid, then affine, from starts that may be far off.
 
-1. Starts: the given one, the two bodies' centres on each other, and rotations about the centre.
+1. Starts: the given one, the two bodies' centres on each other, the landmarks on each other where landmarks are to
+   pull, and rotations about the centre.
 2. Block matching: every node of a coarse grid finds its best place in a window; a least-trimmed-squares fit of the
    forward and backward matches moves the image; the image is encoded anew and matched again, coarse to fine.
-3. Refinement: Gauss-Newton on the feature difference.
+3. Refinement: Gauss-Newton on the feature difference and, where they are to pull, on the distance of the landmarks.
 A step is taken only when it lowers the cost; the result keeps `SCALE_LIMITS` and, where the preset trusts the
 orientation, `MAX_TRUSTED_ROTATION`.
 
@@ -25,6 +26,7 @@ from ..representation.self_similarity import mind_ssc
 from ..transforms import affine
 from ..transforms.grid import pool
 from .convex import cost_volume, window
+from .linear_landmarks import LinearLandmarks
 
 SCALE_LIMITS = (0.7, 1.4)
 MAX_TRUSTED_ROTATION = 45.0
@@ -54,7 +56,10 @@ class LinearResult:
 class LinearStage:
     """Both scans at one resolution: the cost of a matrix and the moves that lower it."""
 
-    def __init__(self, fixed: Scan, moving: Scan, spacing_mm: float) -> None:
+    def __init__(
+        self, fixed: Scan, moving: Scan, spacing_mm: float, landmarks: LinearLandmarks | None = None
+    ) -> None:
+        self.landmarks = landmarks
         self.grid = region_box(fixed, spacing_mm, MARGIN_MM, multiple=2)
         self.fixed, self.moving = fixed.smoothed(spacing_mm), moving.smoothed(spacing_mm)
         self.features = mind_ssc(self.fixed.on(self.grid, np.eye(4)), radius=1)
@@ -70,8 +75,11 @@ class LinearStage:
         points = affine.apply(self.grid.index_to_physical, voxels.flip(1).double().cpu().numpy())
         self.centre = points.mean(0)
         self._voxels = voxels.T
-        self._arms = np.c_[np.ones(len(points)), (points - self.centre) / ROTATION_UNIT]
+        self._arms = self._arms_of(points)
         self._encoded: tuple[bytes, Tensor] = (b"", self.features)
+
+    def _arms_of(self, points: np.ndarray) -> np.ndarray:
+        return np.c_[np.ones(len(points)), (points - self.centre) / ROTATION_UNIT]
 
     def encode_moving(self, matrix: np.ndarray) -> Tensor:
         """Features of the moving scan on the fixed grid through `matrix`; the last ones are kept."""
@@ -80,10 +88,14 @@ class LinearStage:
         return self._encoded[1]
 
     def cost(self, matrix: np.ndarray) -> float:
-        """Mean squared feature difference over the fixed region, weighted by both masks.
+        """Mean squared feature difference over the fixed region, weighted by both masks, and what landmarks add.
 
         What lies outside the moving field of view counts as unrelated; what is masked out does not count.
         """
+        images = self._image_cost(matrix)
+        return images if self.landmarks is None else images + self.unrelated * self.landmarks.cost(matrix)
+
+    def _image_cost(self, matrix: np.ndarray) -> float:
         difference = (self.features - self.encode_moving(matrix)).square().mean(dim=0)
         seen = self.moving.seen_on(self.grid, matrix)
         weight = self.counted * torch.where(seen, self.moving.weight_on(self.grid, matrix), 1.0)
@@ -132,7 +144,7 @@ class LinearStage:
         return matrix @ affine.fit_trimmed(fit, source, target, weights)
 
     def normal_equations(self, matrix: np.ndarray, rigid: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Hessian ``(P, P)`` and force ``(P,)`` of the feature difference in the parameters of a small motion.
+        """Hessian ``(P, P)`` and force ``(P,)`` of the cost in the parameters of a small motion.
 
         The motion of a point at `arms` ``(N, 4)``, homogeneous and in `ROTATION_UNIT`, is a 3x4 matrix times its arm;
         P is 12 or, with the combinations of `_RIGID`, 6.
@@ -153,9 +165,14 @@ class LinearStage:
         force = torch.einsum("cin,cn->in", gradient, residual).double().cpu().numpy() @ self._arms
         arms = (self._arms[:, :, None] * self._arms[:, None]).reshape(-1, 16)
         hessian = (arms.T @ pairs.reshape(-1, 9)).reshape(4, 4, 3, 3).transpose(2, 0, 3, 1).reshape(12, 12)
+        force = force.ravel()
+        if self.landmarks is not None:
+            scale = 0.5 * len(features) * float(weight.sum()) * self.unrelated
+            more = self.landmarks.normal_equations(matrix, self._arms_of(self.landmarks.fixed))
+            hessian, force = hessian + scale * more[0], force + scale * more[1]
         if not rigid:
-            return hessian, force.ravel()
-        return _RIGID @ hessian @ _RIGID.T, _RIGID @ force.ravel()
+            return hessian, force
+        return _RIGID @ hessian @ _RIGID.T, _RIGID @ force
 
     def step_by_gradient(
         self, matrix: np.ndarray, equations: tuple[np.ndarray, np.ndarray], damping: float
@@ -184,7 +201,8 @@ _RIGID = _rigid_motions()
 
 
 def _starts(stage: LinearStage, moving: Scan, given: np.ndarray) -> list[np.ndarray]:
-    """The given start, then centres on each other, then rotations about the centre of the better of the two."""
+    """The given start, then centres on each other, then landmarks on each other, then rotations about the centre of
+    the best of these."""
     body = moving.region.nonzero().flip(1).double().cpu().numpy()
     if not len(body):
         return [given]
@@ -192,6 +210,8 @@ def _starts(stage: LinearStage, moving: Scan, given: np.ndarray) -> list[np.ndar
     shift = np.eye(4)
     shift[:3, 3] = target - affine.apply(given, stage.centre[None])[0]
     candidates = [given, shift @ given]
+    if stage.landmarks is not None:
+        candidates.append(stage.landmarks.start(given))
     best = min(candidates, key=stage.cost)
     turns = [
         affine.about(stage.centre, affine.rotation(sign * np.radians(START_ROTATION) * axis))
@@ -211,19 +231,25 @@ def allowed(matrix: np.ndarray, start: np.ndarray, settings: Linear) -> bool:
 
 
 def register_linear(
-    fixed: Scan, moving: Scan, settings: Linear, start: np.ndarray, tick: Tick = lambda _: None
+    fixed: Scan,
+    moving: Scan,
+    settings: Linear,
+    start: np.ndarray,
+    tick: Tick = lambda _: None,
+    landmarks: LinearLandmarks | None = None,
 ) -> LinearResult:
     """Align two scans linearly.
 
     Args:
         start: 4x4 LPS mm, fixed -> moving: what is believed so far (the identity trusts the headers).
         tick: called with the fraction done, 0 to 1.
+        landmarks: those that are to pull; the limits on what may be returned hold with them as well.
     """
     volume = np.prod(region_box(fixed, FINE_MM, MARGIN_MM).extent_mm)
     coarse_mm = max(COARSE_MM, float(np.cbrt(volume / COARSE_VOXELS)))
     fine_mm = FINE_MM / COARSE_MM * coarse_mm
     fixed, moving = fixed.smoothed(fine_mm), moving.smoothed(fine_mm)
-    coarse = LinearStage(fixed, moving, coarse_mm)
+    coarse = LinearStage(fixed, moving, coarse_mm, landmarks)
 
     def improve(
         stage: LinearStage, matrix: np.ndarray, cost: float, candidate: np.ndarray
@@ -257,7 +283,7 @@ def register_linear(
     cost, _, matrix = min(finalists)
     tick(0.6)
 
-    for stage in (coarse, LinearStage(fixed, moving, fine_mm)):
+    for stage in (coarse, LinearStage(fixed, moving, fine_mm, landmarks)):
         cost = stage.cost(matrix)
         if settings.model == "affine":
             for _ in range(2):

@@ -1,6 +1,7 @@
 """`register`: two volumes in, a checked transform out.
 
-normalise -> linear -> features on the working grid -> coupled convex -> symmetric velocity -> chain -> checks.
+normalise -> linear -> features on the working grid -> coupled convex, or the registration network -> symmetric velocity
+-> chain -> checks.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ..device import release_memory, resolve_device
 from ..errors import InputError, ResourceError, is_out_of_memory
 from ..evaluation.metrics import sdlogj
 from ..matching.features import FeaturePair
-from ..presets import Preset
+from ..presets import Method, Preset
 from ..representation.descriptor import Scan
 from ..representation.encoder import Encoder
 from ..representation.self_similarity import mind_ssc
@@ -31,10 +32,13 @@ from ..transforms.resample import resample
 from ..transforms.velocity import one_to_one_factors, smoothed_where
 from ..volume import Geometry, Volume
 from . import convex, instance, plan
+from .amortized import STRIDES, Amortized
+from .cost import refinement
 from .feature_export import export
 from .kernels import compact
 from .landmarks import LandmarkPull, landmark_pull
 from .linear import register_linear
+from .linear_landmarks import LinearLandmarks
 
 Progress = Callable[[str, float, dict[str, float]], None]
 STAGES = {"linear": (0.0, 0.25), "discrete": (0.25, 0.40), "continuous": (0.40, 0.92), "check": (0.92, 1.0)}
@@ -53,6 +57,7 @@ class RegistrationResult:
         warnings: sentences for a person.
         timings: seconds by stage.
         representation, weights_sha256: what the images were compared by; no weights with MIND-SSC alone.
+        method, network_sha256: how the deformation was found; no network with "optimise".
         foreground: ``(D, H, W)`` bool on the fixed grid, the body the metrics speak of.
         plan: what was run.
         features: what was compared, where it was asked for and no deformable initial transform stands in between.
@@ -67,6 +72,8 @@ class RegistrationResult:
     timings: dict[str, float] = field(default_factory=dict)
     representation: str = "mind-ssc"
     weights_sha256: str | None = None
+    method: Method = "optimise"
+    network_sha256: str | None = None
     features: FeaturePair | None = None
 
 
@@ -92,8 +99,8 @@ def register(
         fixed_mask, moving_mask: on their image's grid, labels or weights in [0, 1] (`mask_weights`); where zero, the
             image says nothing.
         initial_transform: fixed -> moving, LPS mm; what is believed so far.
-        landmarks: corresponding points ``(N, 3)`` of the fixed and of the moving image, LPS mm, to which the
-            deformation is pulled with the preset's weight.
+        landmarks: corresponding points ``(N, 3)`` of the fixed and of the moving image, LPS mm, to which the linear
+            stage and the deformation are pulled with the preset's weight.
         keep_features: return the features of both images as well.
         replayed: the plan of an earlier run; without one, the finest that fits into the memory is chosen.
         progress: called with the stage, the fraction of the whole and metrics. It may raise `CancelledError`.
@@ -172,6 +179,9 @@ class _Run:
         self.fixed_volume, self.moving_volume = fixed, moving
         self.preset, self.device, self.seed, self.progress = preset, device, seed, progress
         self.encoder, self.warnings = Encoder.or_mind(preset.representation, device)
+        self.amortized, missing = Amortized.or_none(preset.method, device)
+        self.warnings.extend(missing)
+        self.method: Method = "optimise" if self.amortized is None else preset.method
         self.timings = dict.fromkeys(("encode", *STAGES), 0.0)
         self.fields: list[DisplacementField] = []
         self.inverse_fields: list[DisplacementField] = []
@@ -246,6 +256,10 @@ class _Run:
         pair = self.encode()
         if self.keep_features and not self.outer:
             self.features = export(pair, self.grid, self.matrix)
+        if self.landmarks is not None and self.method == "amortized":
+            self.warnings.append(
+                "The landmarks did not pull the deformation: the network knows nothing of them."
+            )
         velocity = self.discrete(pair)
         if velocity is not None:
             self.continuous(pair, velocity)
@@ -258,10 +272,23 @@ class _Run:
             self.matrix = self.start
             if self.preset.linear.model != "none":
                 result = register_linear(
-                    self.fixed, self.moving, self.preset.linear, self.start, lambda f: self._tick("linear", f)
+                    self.fixed,
+                    self.moving,
+                    self.preset.linear,
+                    self.start,
+                    lambda f: self._tick("linear", f),
+                    self._linear_landmarks(),
                 )
                 self.matrix = result.matrix
                 self.warnings.extend(result.warnings)
+
+    def _linear_landmarks(self) -> LinearLandmarks | None:
+        weight = self.preset.continuous.landmark_weight
+        if self.landmarks is None or not weight or not len(self.landmarks[0]):
+            return None
+        fixed, moving = (np.asarray(points, dtype=np.float64) for points in self.landmarks)
+        seen = TransformChain(tuple(self.outer_inverse)).apply(torch.from_numpy(moving)).cpu().numpy()
+        return LinearLandmarks(fixed, seen, weight)
 
     def encode(self) -> instance.Pair:
         """Features of both scans on the working grid, the moving one through the linear result."""
@@ -276,21 +303,35 @@ class _Run:
             images = fixed.on(self.grid, eye), moving.on(self.grid, self.matrix)
             features = []
             for number, image in enumerate(images):
-                encoded = self.encoder(image)
-                features.append((compact(encoded.mind), encoded.dsir))
+                features.append(self._features(image))
                 self._tick("discrete", 0.05 * (number + 1))
             minds, dsirs = zip(*features, strict=True)
             return instance.Pair(
                 minds[0], minds[1], weights[0], weights[1], spacing, images[0], images[1], dsirs[0], dsirs[1]
             )
 
+    def _features(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the search and the optimisation compare; no channels where the network alone is asked."""
+        if self.method == "amortized" and not self.keep_features:
+            return image.new_empty(0, *image.shape, dtype=torch.int16), None
+        encoded = self.encoder(image)
+        return compact(encoded.mind), encoded.dsir
+
     def discrete(self, pair: instance.Pair) -> instance.Velocity | None:
-        """The coupled convex search, as a first velocity; None where the preset wants no deformation."""
+        """A first velocity by the network or the coupled convex search; None where no deformation is wanted."""
         if not (self.preset.discrete.enabled or self.preset.continuous.enabled):
             return None
         velocity = instance.Velocity(pair.shape, pair.spacing_mm, self.preset.continuous.control_spacing_mm)
         velocity.to(self.device)
-        if self.preset.discrete.enabled:
+        if self.amortized is not None:
+            with self._timed("discrete"):
+                images, weights = (
+                    (pair.fixed_image, pair.moving_image),
+                    (pair.fixed_weight, pair.moving_weight),
+                )
+                found = self.amortized(images, weights, self.preset.continuous.regularisation)
+                velocity.fit(*(velocity.nodes_of(f, stride=STRIDES[-1]) for f in found))
+        elif self.preset.discrete.enabled:
             with self._timed("discrete"):
                 forward, backward = convex.search(
                     *pair.halved(),
@@ -305,8 +346,10 @@ class _Run:
     def continuous(self, pair: instance.Pair, velocity: instance.Velocity) -> None:
         """Instance optimisation, then the split into one-to-one factors on the half-resolution grid."""
         with self._timed("continuous"):
-            if self.preset.continuous.enabled:
+            if self.preset.continuous.enabled and self.method != "amortized":
                 settings = self.preset.continuous
+                if self.amortized is not None:
+                    settings = refinement(settings)
                 pair.pull = self._pull(velocity)
                 instance.optimise(
                     pair, velocity, settings, self.seed, lambda f, m: self._tick("continuous", 0.9 * f, m)
@@ -392,6 +435,8 @@ class _Run:
             self._tick("check", 1.0)
         result.timings = self.timings
         result.representation, result.weights_sha256 = self.encoder.name, self.encoder.sha256
+        result.method = self.method
+        result.network_sha256 = None if self.amortized is None else self.amortized.sha256
         result.features = self.features
         return result
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 ENDLESS = 10**9
 train = typer.Typer(
-    help="Train the encoder on procedural anatomy and on your own images.", no_args_is_help=True
+    help="Train the encoder and the registration network on procedural anatomy and on your own images.",
+    no_args_is_help=True,
 )
 
 LabelMaps = Annotated[
@@ -71,7 +72,7 @@ def encoder(
 
     Two CPU cores overnight: --steps 60000. One GPU, half an hour: --size 96 --steps 15000 --workers 8.
     """
-    with _errors_in_one_sentence():
+    with errors_in_one_sentence():
         import torch
 
         from .train_encoder import Recipe, Trainer, distributed_device, train, write_weights
@@ -85,9 +86,9 @@ def encoder(
         recipe = Recipe(steps=steps, width=width, radii=radii, seed=seed, rate=rate)
         trainer = Trainer(recipe, distributed_device(device))
         if start is not None:
-            trainer.start_from(_weights(start))
+            trainer.start_from(read_weights(start))
         pairs = _pairs(output, label_maps, images, image_share, spacing, maps, size, seed)
-        with _bar(steps) as show:
+        with show_steps(steps) as show:
             train(trainer, pairs, output, workers=workers, progress=show)
         write_weights(trainer, output / "masr.safetensors")
         print(f"Weights: {output / 'masr.safetensors'}")
@@ -103,7 +104,7 @@ def sheet(
     seed: Annotated[int, typer.Option(help="Of the pairs.")] = 0,
 ) -> None:
     """Draw pairs that the training sees, to look at."""
-    with _errors_in_one_sentence():
+    with errors_in_one_sentence():
         from matplotlib.figure import Figure
 
         pairs = _pairs(output.parent, label_maps, None, 0.0, 1.0, maps, size, seed)
@@ -120,7 +121,7 @@ def sheet(
         figure.savefig(output, dpi=70, bbox_inches="tight")
 
 
-def _weights(name: str) -> dict[str, Tensor]:
+def read_weights(name: str) -> dict[str, Tensor]:
     """Of the shipped model of this name, or of a safetensors file."""
     if Path(name).suffix != ".safetensors":
         return load(name)[0].state_dict()
@@ -158,7 +159,7 @@ def _pairs(
 
 
 @contextmanager
-def _bar(steps: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
+def show_steps(steps: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
     """Progress with the time left and a smoothed loss on stderr, if that is a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("step {task.completed}/{task.total}"), BarColumn(), TimeRemainingColumn())
@@ -177,7 +178,7 @@ def _bar(steps: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
 
 
 @contextmanager
-def _errors_in_one_sentence() -> Iterator[None]:
+def errors_in_one_sentence() -> Iterator[None]:
     try:
         yield
     except MasrError as error:

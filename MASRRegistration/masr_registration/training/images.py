@@ -39,12 +39,17 @@ class Image:
         return cls(scan.smoothed(spacing_mm).on(grid, np.eye(4)), scan.region_on(grid, np.eye(4)))
 
 
-def read_folder(folder: Path, spacing_mm: float) -> list[Image]:
+def image_files(folder: Path) -> list[Path]:
     """Every NIfTI, NRRD and MetaImage file in `folder`. Raises `InputError` where there is none."""
     files = sorted(f for f in folder.glob("*") if f.name.endswith((".nii", ".nii.gz", ".nrrd", ".mha")))
     if not files:
         raise InputError(f"There are no images (.nii, .nii.gz, .nrrd, .mha) in the folder {folder.name}.")
-    return [Image.read(file, spacing_mm) for file in files]
+    return files
+
+
+def read_folder(folder: Path, spacing_mm: float) -> list[Image]:
+    """The images of `image_files`. Raises `InputError`."""
+    return [Image.read(file, spacing_mm) for file in image_files(folder)]
 
 
 class ImagePairs(SeededPairs):

@@ -113,12 +113,16 @@ class ProceduralPairs(SeededPairs):
 
     def make(self, number: int, generator: Generator) -> Pair:
         first, second = two_views(generator, self.size)
-        labels, structure, brain = self._anatomy(generator, torch.stack((first, second), dim=1))
+        labels, structure, brain = self.anatomy(generator, torch.stack((first, second), dim=1))
         images = degrade(render(labels, structure, generator, brain=brain), generator)
         return as_pair(images, labels > 0, labels[1, ::CELL, ::CELL, ::CELL], second, generator)
 
-    def _anatomy(self, generator: Generator, positions: Tensor) -> tuple[Tensor, Tensor, bool]:
-        """Labels and structure noise ``(2, S, S, S)`` at positions ``(3, 2, S, S, S)`` in voxels of the first view."""
+    def anatomy(self, generator: Generator, positions: Tensor) -> tuple[Tensor, Tensor, bool]:
+        """One anatomy at positions ``(3, 2, S, S, S)`` in voxels of the first view.
+
+        Returns:
+            Labels and structure noise ``(2, S, S, S)``, and whether it is a brain.
+        """
         count = len(self.anatomies.procedural)
         brain = bool(self.anatomies.brains) and (count == 0 or chance(generator, BRAIN_SHARE))
         if brain:
@@ -160,23 +164,33 @@ def _rotation(angles: Tensor) -> Tensor:
     return torch.linalg.matrix_exp(skew)
 
 
-def _cut(generator: Generator, anatomy: Tensor, positions: Tensor, size: int, *, brain: bool) -> Tensor:
-    """Labels (long) at `positions` in voxels of the first view, which lies somewhere in the anatomy, turned anyhow."""
+def random_orientation(generator: Generator) -> Tensor:
+    """A rotation ``(3, 3)`` by up to 0.6 rad after a random exchange and flipping of the axes."""
     axes = torch.randperm(3, generator=generator)
     matrix = torch.eye(3)[axes] * torch.where(torch.rand(3, generator=generator) < 0.5, -1.0, 1.0)
-    matrix = _rotation(torch.empty(3).uniform_(-0.6, 0.6, generator=generator)) @ matrix
+    return _rotation(torch.empty(3).uniform_(-0.6, 0.6, generator=generator)) @ matrix
+
+
+def cut_labels(anatomy: Tensor, index: Tensor) -> Tensor:
+    """Labels (long) ``(*S)`` at voxel indices ``(3, *S)``, nearest voxel, 0 outside."""
+    known = inside(index, anatomy.shape)
+    i, j, k = (
+        axis.round().long().clamp(0, n - 1) for axis, n in zip(index, reversed(anatomy.shape), strict=True)
+    )
+    return anatomy[k, j, i].long() * known
+
+
+def _cut(generator: Generator, anatomy: Tensor, positions: Tensor, size: int, *, brain: bool) -> Tensor:
+    """Labels (long) at `positions` in voxels of the first view, which lies somewhere in the anatomy, turned anyhow."""
+    matrix = random_orientation(generator)
     low, high = (0.8, 2.2) if brain else (0.6, 1.3)
     matrix = matrix * low * (high / low) ** float(torch.rand((), generator=generator))
     sparse = anatomy[::4, ::4, ::4]
     occupied = ((sparse > 0) & (sparse < _OUTSIDE_BRAIN) if brain else sparse > 0).nonzero()
     somewhere = 4.0 * occupied[integer(generator, 0, len(occupied) - 1)].flip(0)
     relative = positions - (size - 1) / 2
-    index = torch.einsum("ab,b...->a...", matrix, relative) + somewhere[:, None, None, None, None]
-    known = inside(index, anatomy.shape)
-    i, j, k = (
-        axis.round().long().clamp(0, n - 1) for axis, n in zip(index, reversed(anatomy.shape), strict=True)
-    )
-    return anatomy[k, j, i].long() * known
+    index = torch.einsum("ab,b...->a...", matrix, relative)
+    return cut_labels(anatomy, index + somewhere[:, None, None, None, None])
 
 
 def as_pair(images: Tensor, foreground: Tensor, labels: Tensor, second: Tensor, generator: Generator) -> Pair:

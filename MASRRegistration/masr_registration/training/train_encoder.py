@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import safetensors.torch
 import torch
@@ -30,50 +30,70 @@ from .pairs import Pair
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
 TERMS = ("fine", "window", "middle", "coarse", "label", "local")
+Item = TypeVar("Item")
+Net = TypeVar("Net", bound=nn.Module)
 Progress = Callable[[int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How to train; everything that a checkpoint must agree with or may change on the way.
+class Schedule:
+    """What every training needs to know.
 
     Attributes:
         steps: of the whole run; the learning rate falls as a cosine towards it.
-        places: cells of each pair that the contrastive terms compare, a third of them in the window term.
-        window_radius: cells of the window in which a solver searches.
-        weights: of the terms in `TERMS`.
+        average: share of the old in the moving average of the weights.
         bfloat16: mixed precision.
     """
 
     steps: int = 20_000
-    width: int = 16
-    radii: tuple[int, ...] = (1, 2)
     seed: int = 0
     rate: float = 1e-3
     warm_up: int = 300
     weight_decay: float = 0.01
     gradient_limit: float = 1.0
     average: float = 0.999
+    bfloat16: bool = True
+
+
+@dataclass(frozen=True)
+class Recipe(Schedule):
+    """How to train the encoder; everything that a checkpoint must agree with or may change on the way.
+
+    Attributes:
+        places: cells of each pair that the contrastive terms compare, a third of them in the window term.
+        window_radius: cells of the window in which a solver searches.
+        weights: of the terms in `TERMS`.
+    """
+
+    width: int = 16
+    radii: tuple[int, ...] = (1, 2)
     temperature: float = 0.07
     window_temperature: float = 0.05
     window_radius: int = 10
     places: int = 768
     weights: tuple[float, ...] = (1.0, 1.0, 0.3, 0.2, 0.05, 0.5)
-    bfloat16: bool = True
 
 
-class Trainer:
-    """The state of a run: network, its moving average, optimiser, step."""
+class BaseTrainer(Generic[Item, Net]):
+    """The state of a run: network, its moving average, optimiser, step. `Item` is what one step looks at."""
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        torch.manual_seed(recipe.seed)
+    recipe: Schedule
+
+    def __init__(self, recipe: Schedule, device: torch.device, net: Net, parameters: Any = None) -> None:
         self.recipe, self.device, self.step = recipe, device, 0
-        self.net = MasrNet(recipe.width, recipe.radii).to(device)
+        self.net = net.to(device)
         self.average = copy.deepcopy(self.net).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
-            self.net.parameters(), lr=recipe.rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
+            self.net.parameters() if parameters is None else parameters,
+            lr=recipe.rate,
+            betas=(0.9, 0.98),
+            weight_decay=recipe.weight_decay,
         )
         self.model: nn.Module = self.net
+
+    def train_on(self, pair: Item, stream: int) -> dict[str, float]:
+        """One step on one pair; `stream` is the pair's number, from which everything random is drawn."""
+        raise NotImplementedError
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Begin with the weights of a model instead of random ones. `InputError` if it is of another architecture."""
@@ -97,16 +117,10 @@ class Trainer:
             * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
         )
 
-    def train_on(self, pair: Pair, stream: int) -> dict[str, float]:
-        """One step on one pair; `stream` is the pair's number, from which the places are drawn."""
-        generator = Generator().manual_seed((self.recipe.seed << 32) + stream)
-        pair = Pair(*(t.to(self.device, non_blocking=True) for t in pair))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bfloat16):
-            features: Features = self.model(pair.images)
-        terms = loss_terms(features, pair, self.recipe, generator)
-        loss = sum((w * t for w, t in zip(self.recipe.weights, terms, strict=True)), torch.zeros(()))
+    def descend(self, loss: Tensor) -> Tensor:
+        """One step of the optimiser and of the moving average; returns the norm of the gradient."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate()
+            group["lr"] = self.rate() * group.get("factor", 1.0)
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.gradient_limit)
@@ -117,8 +131,7 @@ class Trainer:
             for average, value in zip(self.average.parameters(), self.net.parameters(), strict=True):
                 average.lerp_(value, 1 - decay)
         self.step += 1
-        values = [float(t.detach()) for t in (loss, *terms, norm)]
-        return dict(zip(("loss", *TERMS, "gradient"), values, strict=True))
+        return norm
 
     def save(self, file: Path) -> None:
         """Write the checkpoint beside its name and rename it, so that a stop in between does no harm."""
@@ -143,6 +156,28 @@ class Trainer:
             self.step = state["step"]
         except Exception as error:
             raise InputError(f"The checkpoint {file.name} does not fit this run: {error}") from error
+
+
+class Trainer(BaseTrainer[Pair, MasrNet]):
+    """Of the encoder."""
+
+    recipe: Recipe
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        torch.manual_seed(recipe.seed)
+        super().__init__(recipe, device, MasrNet(recipe.width, recipe.radii))
+
+    def train_on(self, pair: Pair, stream: int) -> dict[str, float]:
+        """One step on one pair; `stream` is the pair's number, from which the places are drawn."""
+        generator = Generator().manual_seed((self.recipe.seed << 32) + stream)
+        pair = Pair(*(t.to(self.device, non_blocking=True) for t in pair))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bfloat16):
+            features: Features = self.model(pair.images)
+        terms = loss_terms(features, pair, self.recipe, generator)
+        loss = sum((w * t for w, t in zip(self.recipe.weights, terms, strict=True)), torch.zeros(()))
+        norm = self.descend(loss)
+        values = [float(t.detach()) for t in (loss, *terms, norm)]
+        return dict(zip(("loss", *TERMS, "gradient"), values, strict=True))
 
 
 def loss_terms(features: Features, pair: Pair, recipe: Recipe, generator: Generator) -> tuple[Tensor, ...]:
@@ -184,8 +219,8 @@ def _coarser(features: Tensor, own: Tensor, places: Tensor, factor: int) -> tupl
 
 
 def train(
-    trainer: Trainer,
-    pairs: Dataset[Pair],
+    trainer: BaseTrainer[Item, Any],
+    pairs: Dataset[Item],
     folder: Path,
     *,
     workers: int = 0,
@@ -232,13 +267,13 @@ def distributed_device(name: str) -> torch.device:
     return resolve_device(f"cuda:{os.environ['LOCAL_RANK']}" if gpu else name)
 
 
-def write_weights(trainer: Trainer, file: Path) -> None:
+def write_weights(trainer: BaseTrainer[Any, Any], file: Path) -> None:
     """The moving average of the weights as fp16 safetensors, with step and recipe as metadata."""
     weights = {name: value.half().contiguous().cpu() for name, value in trainer.average.state_dict().items()}
     safetensors.torch.save_file(weights, file, {"step": str(trainer.step), "recipe": repr(trainer.recipe)})
 
 
-def _loader(pairs: Dataset[Pair], numbers: range, workers: int) -> Iterable[Pair]:
+def _loader(pairs: Dataset[Item], numbers: range, workers: int) -> Iterable[Item]:
     """The pairs of these numbers in order, made ahead by `workers` processes of low priority.
 
     They are spawned: numba ends a process that was forked after its kernels had run.
