@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import csv
+import threading
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import SimpleITK as sitk
-from batch_tools import real_study
+from batch_tools import Studies, real_study
+from benchmarks.batch_resume import digests
+from masr_registration.batch.cluster import DaskEngine
 from masr_registration.batch.manifest import FaultsError
 from small_pair import pair
+from worker_tools import PACKAGE_FOLDER, wait_until
 
 __all__ = ["pair"]  # the fixture
 
@@ -83,3 +88,63 @@ def test_resuming_notices_every_input_that_changed(pair: dict[str, Path], tmp_pa
     for path, content in before.items():
         path.write_bytes(content)
     assert study.run(jobs=1, resume=True).done == 3
+
+
+class Killer:
+    """Kills a dask worker while both have a case; `attempts` are the folders of all cases that were begun."""
+
+    def __init__(self, study: Studies) -> None:
+        self._study = study
+        self.attempts: set[str] = set()
+        self.killed: psutil.Process | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Killer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        running = self._study.study.running
+        while not self._ended.wait(0.02):
+            checked = (self._study.output / "study.json").exists()
+            if not checked or not running.is_dir():
+                continue
+            begun = {path.name for path in running.iterdir()}
+            self.attempts |= begun
+            servers = [
+                process
+                for process in psutil.Process().children(recursive=True)
+                if "masr_registration.batch.server" in process.cmdline()
+            ]
+            if self.killed is None and len(begun) == 2 and len(servers) == 2:
+                self.killed = servers[0].parent()
+                assert self.killed is not None
+                self.killed.kill()
+
+
+@pytest.mark.slow
+def test_two_workers_of_which_one_is_killed_give_the_bits_of_the_local_engine(
+    pair: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(PACKAGE_FOLDER))
+    common = {"fixed": str(pair["fixed"]), "moving": str(pair["moving"]), "continuous.iterations": [40, 40]}
+    rows: list[dict[str, Any]] = [{**common, "id": f"seed-{seed}", "seed": seed} for seed in range(3)]
+    rows += [{**common, "id": "other", "fixed": str(pair["other"]), "labels": str(pair["labels"])}]
+    here = real_study(tmp_path, rows, pair["preset"], "here")
+    assert here.run(jobs=1).done == len(rows)
+    dask = real_study(tmp_path, rows, pair["preset"], "dask")
+    with Killer(dask) as killer:
+        summary = dask.run(jobs=2, engine=DaskEngine())
+    assert killer.killed is not None
+    assert wait_until(lambda: not killer.killed.is_running())
+    assert (summary.done, summary.failed) == (len(rows), 0)
+    cases = [name.rpartition("-")[0] for name in killer.attempts]
+    assert len(cases) == len(set(cases)) + 1  # one was begun twice
+    assert digests(dask.output) == digests(here.output)
+    assert len(set(digests(here.output).values())) == len(rows)
+    assert list(dask.study.running.iterdir()) == []
