@@ -1,6 +1,7 @@
 """The tests of the module, all files of them: for `run.py` inside 3D Slicer and for the harness."""
 
 from application import (
+    adapt_tests,
     batch_tests,
     check_tests,
     cookbook_tests,
@@ -14,6 +15,7 @@ from application import (
 )
 
 MODULES = (
+    adapt_tests,
     batch_tests,
     check_tests,
     cookbook_tests,

@@ -13,6 +13,7 @@ MODULE_FOLDER = Path(__file__).resolve().parents[2] / "MASRRegistration"
 boot().load_modules(MODULE_FOLDER)
 
 from application import module_case  # noqa: E402
+from application.adapt_tests import AdaptTest  # noqa: E402
 from application.all_tests import MODULES  # noqa: E402
 from application.batch_tests import BatchTest  # noqa: E402
 from application.check_tests import CheckTest  # noqa: E402
@@ -26,6 +27,7 @@ from application.tutorial_tests import TutorialTest  # noqa: E402
 from application.workflow_tests import SampleTest, WorkflowTest  # noqa: E402
 
 __all__ = [
+    "AdaptTest",
     "BatchTest",
     "CheckTest",
     "ChoiceTest",
@@ -51,7 +53,7 @@ def views(slicer_app) -> Iterator[None]:
 
 for case in (CheckTest, LandmarksTest, TutorialTest):
     case.pytestmark = [pytest.mark.usefixtures("views"), pytest.mark.slow]
-for case in (BatchTest, CookbookTest, DicomButtonTest, LifecycleTest, SampleTest, WorkflowTest):
+for case in (AdaptTest, BatchTest, CookbookTest, DicomButtonTest, LifecycleTest, SampleTest, WorkflowTest):
     case.pytestmark = [pytest.mark.slow]
 
 
