@@ -87,7 +87,7 @@ def register(
         ),
     ] = False,
     representation: Annotated[
-        str | None, typer.Option(help="mind, masr or masr-faithful instead of the preset's.")
+        str | None, typer.Option(help="mind, masr, masr-adapted or masr-faithful instead of the preset's.")
     ] = None,
     method: Annotated[
         str | None, typer.Option(help="optimise, amortized or amortized+refine instead of the preset's.")
@@ -160,15 +160,46 @@ def list_presets() -> None:
         print(f"{name:18} {presets.load(name).description}")
 
 
-@app.command("models")
-def list_models() -> None:
-    """List the weights of encoders and of the registration network, and whether their files are whole."""
+weights = typer.Typer(help="Weights of networks: those that ship, and those adapted to your own images.")
+app.add_typer(weights, name="models")
+
+
+@weights.callback(invoke_without_command=True)
+def list_models(context: typer.Context) -> None:
+    """List the weights of all networks, whether their files are whole, and which adapted ones are in use."""
+    if context.invoked_subcommand is not None:
+        return
     with _errors_in_one_sentence():
-        shipped = models.shipped()
+        shipped, adapted, in_use = models.shipped(), models.adapted(), models.in_use()
         for name, model in shipped.items():
             print(f"{name:18} {model.state():8} {model.sha256[:12]}  {model.description}")
+        for name, model in adapted.items():
+            used = f" (in use as {models.ADAPTED})" if name == in_use else ""
+            state = model.state(models.user_folder())
+            print(f"{name:18} {state:8} {model.sha256[:12]}  {model.description}{used}")
         if not shipped:
             print("This installation has no encoder weights; images are compared by MIND-SSC.")
+
+
+@weights.command("use")
+def use_model(name: Annotated[str, typer.Argument(help="Of an adapted model.")]) -> None:
+    """Use this adapted model wherever the representation is masr-adapted."""
+    with _errors_in_one_sentence():
+        models.use(name)
+
+
+@weights.command("remove")
+def remove_model(name: Annotated[str, typer.Argument(help="Of an adapted model.")]) -> None:
+    """Remove an adapted model and its card."""
+    with _errors_in_one_sentence():
+        models.remove(name)
+
+
+@weights.command("card")
+def print_card(name: Annotated[str, typer.Argument(help="Of any model.")]) -> None:
+    """Print the card of a model: what it was made from, and what was measured."""
+    with _errors_in_one_sentence():
+        print(models.card(name), end="")
 
 
 evaluate = typer.Typer(
@@ -201,7 +232,10 @@ def discriminability(
         Path | None, typer.Option("--output", "-o", help="Folder for discriminability.json and heat maps.")
     ] = None,
     representation: Annotated[
-        list[str] | None, typer.Option(help="image, mind, dsir, masr or masr-faithful; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="image, mind, dsir, masr, masr-faithful, dsir-adapted or masr-adapted; may be repeated."
+        ),
     ] = None,
     spacing: Annotated[float, typer.Option(help="Of the working grid, in mm.")] = 2.0,
     anchors: Annotated[int, typer.Option(help="How many places are searched.")] = 800,

@@ -21,7 +21,7 @@ FORMAT_VERSION = 1
 
 Modality = Literal["auto", "mr", "ct"]
 LinearModel = Literal["none", "rigid", "affine"]
-Representation = Literal["mind", "masr", "masr-faithful"]
+Representation = Literal["mind", "masr", "masr-adapted", "masr-faithful"]
 Method = Literal["optimise", "amortized", "amortized+refine"]
 
 
@@ -76,9 +76,10 @@ class Continuous:
 class Preset:
     """Everything a run needs besides its images.
 
-    `representation` "mind" compares images by MIND-SSC alone, the others by a network's features as well. `method`
-    "optimise" searches and optimises for each pair anew, "amortized" asks the registration network alone, and
-    "amortized+refine" optimises what that found, for a short time.
+    `representation` "mind" compares images by MIND-SSC alone, the others by a network's features as well:
+    "masr-adapted" by those of the user's own model (see `representation.models`). `method` "optimise" searches and
+    optimises for each pair anew, "amortized" asks the registration network alone, and "amortized+refine" optimises
+    what that found, for a short time.
     """
 
     name: str

@@ -1,6 +1,7 @@
 """The tests of the module, all files of them: for `run.py` inside 3D Slicer and for the harness."""
 
 from application import (
+    adapt_tests,
     batch_tests,
     button_tests,
     check_tests,
@@ -15,6 +16,7 @@ from application import (
 )
 
 MODULES = (
+    adapt_tests,
     batch_tests,
     button_tests,
     check_tests,

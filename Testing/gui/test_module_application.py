@@ -16,6 +16,7 @@ MODULE_FOLDER = Path(__file__).resolve().parents[2] / "MASRRegistration"
 boot().load_modules(MODULE_FOLDER)
 
 from application import module_case, tutorial_tests  # noqa: E402
+from application.adapt_tests import AdaptTest  # noqa: E402
 from application.all_tests import MODULES  # noqa: E402
 from application.batch_tests import BatchTest  # noqa: E402
 from application.button_tests import ButtonTest  # noqa: E402
@@ -71,6 +72,7 @@ sys.exit(0 if result.testsRun == 1 and result.wasSuccessful() else 1)
 """
 
 __all__ = [
+    "AdaptTest",
     "BatchTest",
     "ButtonTest",
     "CheckTest",
@@ -97,7 +99,7 @@ def views(slicer_app) -> Iterator[None]:
 
 for case in (ButtonTest, CheckTest, LandmarksTest, TutorialTest):
     case.pytestmark = [pytest.mark.usefixtures("views"), pytest.mark.slow]
-for case in (BatchTest, CookbookTest, DicomButtonTest, LifecycleTest, SampleTest, WorkflowTest):
+for case in (AdaptTest, BatchTest, CookbookTest, DicomButtonTest, LifecycleTest, SampleTest, WorkflowTest):
     case.pytestmark = [pytest.mark.slow]
 
 

@@ -155,4 +155,4 @@ def test_the_option_replaces_the_representation_of_the_preset() -> None:
     assert presets.Preset.from_json(preset.with_representation("masr").to_json()).representation == "masr"
     run = CliRunner().invoke(cli.app, ["register", "a", "b", "--output", "c", "--representation", "vgg"])
     assert run.exit_code == InputError.exit_code
-    assert "mind, masr, masr-faithful" in run.output
+    assert "mind, masr, masr-adapted, masr-faithful" in run.output

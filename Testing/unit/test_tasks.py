@@ -258,8 +258,9 @@ class TestLayouts:
 
 class TestMethods:
     def test_settings_are_those_of_presets(self, tmp_path: Path) -> None:
-        method = running.Method.of("brain-mr,representation=masr,continuous.regularisation=3", "general")
-        assert method.name == "brain-mr,representation=masr,continuous.regularisation=3"
+        text = "brain-mr,representation=masr,method=amortized,continuous.regularisation=3"
+        method = running.Method.of(text, "general")
+        assert method.name == text
         task = layouts.read("oasis", task_sets.oasis(tmp_path), Choice())
         evaluation = running.Evaluation(task, Choice(), running.Plan([method]), tmp_path / "o")
         from masr_registration.batch import manifest
@@ -267,6 +268,7 @@ class TestMethods:
         read = manifest.of_rows([("x", evaluation._row(task.cases[0], method))], tmp_path)
         assert read.faults == []
         assert read.cases[0].preset.representation == "masr"
+        assert read.cases[0].preset.method == "amortized"
         assert read.cases[0].preset.continuous.regularisation == 3.0
         assert read.cases[0].preset.linear == presets.load("brain-mr").linear
         assert running.Method.of("seed=4", "brain-mr").columns == {"preset": "brain-mr", "seed": "4"}

@@ -1,4 +1,4 @@
-"""A study in a background process under Qt's event loop: events by callback, never blocking."""
+"""A study, or an adaptation, in a background process under Qt's event loop: events by callback, never blocking."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ MILLISECONDS_TO_END, MILLISECONDS_AT_QUIT = 15_000, 3000
 
 
 class BatchProcess:
-    """``PythonSlicer -P -m masr_registration.batch`` with one request (see `masr_registration.batch.__main__`).
+    """``PythonSlicer -P -m masr_registration.batch`` with one request (see `masr_registration.batch.__main__`), or
+    another `module` that speaks alike.
 
     `onEvent` gets every line as a dictionary; `onEnd` exactly once the error, None when the study came to its end.
     """
@@ -31,8 +32,10 @@ class BatchProcess:
         request: Mapping[str, Any],
         onEvent: Callable[[dict[str, Any]], None],
         onEnd: Callable[[MasrError | None], None],
+        module: str = MODULE,
     ) -> None:
         self._request, self._onEvent, self._onEnd = dict(request), onEvent, onEnd
+        self._module = module
         self._lines = LineBuffer()
         self._error: MasrError | None = None
         self._cancelled = self._complete = self._ended = False
@@ -48,7 +51,7 @@ class BatchProcess:
 
     def start(self) -> None:
         """Raises `ResourceError` when there is no PythonSlicer."""
-        startModule(self._process, slicerPython(), MODULE)
+        startModule(self._process, slicerPython(), self._module)
 
     def cancel(self) -> None:
         """The cases under way are given up, the finished ones stay."""
@@ -108,7 +111,7 @@ class BatchProcess:
         if self._cancelled and not self._complete:
             error = CancelledError()
         elif error is None and not self._complete:
-            error = MasrError(_("The process of the batch ended early; run it again to go on."))
+            error = MasrError(_("The background process ended early; run it again to go on."))
         self._end(error)
 
     def _end(self, error: MasrError | None) -> None:

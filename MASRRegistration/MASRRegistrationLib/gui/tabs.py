@@ -10,6 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..mrml.results import RegistrationResult
+from .adapt_tab import AdaptTab
 from .batch_tab import BatchTab
 from .binding import ParameterBinding
 from .check_tab import CheckTab
@@ -25,7 +26,7 @@ class ModuleTabs:
 
     Attributes:
         widget: the QTabWidget.
-        register, check, landmarks, batch: the tabs; result: the section Result of the Register tab.
+        register, check, landmarks, batch, adapt: the tabs; result: the section Result of the Register tab.
     """
 
     def __init__(self, logic: Any, resourcePath: Callable[[str], str], isShown: Callable[[], bool]) -> None:
@@ -39,11 +40,13 @@ class ModuleTabs:
             lambda: (self.register.advanced.preset(), self.register.options()),
         )
         self.batch = BatchTab(resourcePath)
+        self.adapt = AdaptTab(resourcePath)
         for tab, title in (
             (self.register, _("Register")),
             (self.check, _("Check")),
             (self.landmarks, _("Landmarks")),
             (self.batch, _("Batch")),
+            (self.adapt, _("Adapt")),
         ):
             self.widget.addTab(tab.widget, title)
         self.result = ResultPanel(resourcePath, self._onReverted, self.check.sampler.finish)
@@ -56,6 +59,7 @@ class ModuleTabs:
             self.check,
             self.landmarks,
             self.batch,
+            self.adapt,
         )
         uis = [part.ui for part in self._parts]
         self.binding = ParameterBinding(uis, logic.getParameterNode, isShown, self._onParameters)

@@ -23,7 +23,8 @@ from ..volume import check_registrable, read_volume
 from .discriminability import HITS_MM, Descriptor, Pair, PointMap, Protocol, Retrieval, invariance, retrieve
 from .heatmaps import draw
 
-REPRESENTATIONS = ("image", "mind", "dsir", "masr", "masr-faithful")
+REPRESENTATIONS = ("image", "mind", "dsir", "dsir-adapted", "masr", "masr-adapted", "masr-faithful")
+_NEEDS = {"dsir": "masr", "dsir-adapted": models.ADAPTED}
 TRANSFORMS = 100
 RESULT, PICTURE = "discriminability.json", "discriminability.png"
 
@@ -59,10 +60,8 @@ def descriptors(names: Sequence[str] | None = None) -> dict[str, Descriptor]:
     Raises `InputError` for an unknown name and `WeightsError` for weights that cannot be used.
     """
     if names is None:
-        shipped = models.shipped()
-        names = [
-            n for n in REPRESENTATIONS if n in ("image", "mind") or ("masr" if n == "dsir" else n) in shipped
-        ]
+        there = {"image", "mind", *models.shipped(), *([models.ADAPTED] if models.in_use() else [])}
+        names = [name for name in REPRESENTATIONS if _NEEDS.get(name, name) in there]
     return {name: _descriptor(name) for name in names}
 
 
@@ -72,10 +71,10 @@ def _descriptor(name: str) -> Descriptor:
             return lambda image: pool(image[None], 2)
         case "mind":
             return lambda image: pool(mind_ssc(image), 2)
-        case "dsir":
-            network, _ = models.load("masr")
+        case "dsir" | "dsir-adapted":
+            network, _ = models.load(_NEEDS[name])
             return lambda image: dsir(network, image)
-        case "masr" | "masr-faithful":
+        case "masr" | "masr-adapted" | "masr-faithful":
             encoder = Encoder.of(name, torch.device("cpu"))
             return lambda image: encoder(image).pooled()
     raise InputError(f'There is no representation "{name}": {", ".join(REPRESENTATIONS)}.')

@@ -21,8 +21,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from ..case.monitor import CancelFlag
 from ..device import resolve_device
-from ..errors import InputError
+from ..errors import CancelledError, InputError
 from ..representation.masr_net import Features, MasrNet
 from .losses import at, draw_places, info_nce, label_aware, local_loss, window_loss
 from .pairs import Pair
@@ -227,10 +228,12 @@ def train(
     save_every: int = 250,
     stop_at: int | None = None,
     progress: Progress = lambda step, values: None,
+    cancel: CancelFlag | None = None,
 ) -> None:
     """Train to the end of the recipe or to step `stop_at`, from the checkpoint in `folder` if there is one.
 
-    Every `save_every` steps the checkpoint is written and a row of means goes to the log.
+    Every `save_every` steps the checkpoint is written and a row of means goes to the log. When `cancel` is set, the
+    checkpoint is written and `CancelledError` raised.
     """
     torch.use_deterministic_algorithms(trainer.device.type == "cpu")
     folder.mkdir(parents=True, exist_ok=True)
@@ -249,6 +252,9 @@ def train(
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value
         progress(trainer.step, values)
+        if cancel is not None and cancel.is_set():
+            trainer.save(checkpoint)
+            raise CancelledError
         if rank == 0 and (trainer.step % save_every == 0 or trainer.step == end):
             trainer.save(checkpoint)
             count = trainer.step - since

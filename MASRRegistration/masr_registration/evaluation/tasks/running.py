@@ -130,7 +130,8 @@ class Evaluation:
         if read.faults:
             raise manifest.FaultsError(read.faults)
         preset = read.cases[0].preset
-        settings = f"linear {preset.linear.model}, {preset.working_spacing_mm:g} mm, {preset.representation}"
+        grid = f"linear {preset.linear.model}, {preset.working_spacing_mm:g} mm"
+        settings = f"{preset.method}, {grid}, {preset.representation}"
         rated = Rated(method.name, "masr", settings)
         run_ = batch.Run(read, folder, replace(self.plan.settings, resume=True))
         with run_.opened(on_event, self._cancel) as run:
