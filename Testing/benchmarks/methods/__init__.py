@@ -51,6 +51,8 @@ _WHERE = {
     "masr": "masr:Masr",
     "masr-mind": "masr:MasrMind",
     "masr-network": "masr:MasrNetwork",
+    "masr-amortized": "masr:MasrAmortized",
+    "masr-amortized-refine": "masr:MasrAmortizedRefine",
     "masr-linear": "masr:MasrLinear",
     "masr-command": "masr:MasrCommand",
     "convexadam": "convexadam:ConvexAdam",

@@ -71,6 +71,20 @@ class MasrNetwork(Masr):
         return replace(presets.load(name), representation="masr")
 
 
+class MasrAmortized(Masr):
+    """By the registration network alone."""
+
+    def load_preset(self, name: str) -> presets.Preset:
+        return presets.load(name).with_method("amortized")
+
+
+class MasrAmortizedRefine(Masr):
+    """By the registration network, then a shortened continuous stage."""
+
+    def load_preset(self, name: str) -> presets.Preset:
+        return presets.load(name).with_method("amortized+refine")
+
+
 class MasrLinear(Masr):
     """The linear stage without the deformable ones."""
 
