@@ -69,6 +69,7 @@ class HelpTest(ModuleCase):
         self.assertFalse(job.options.keepFiles)
         sample = {"fixedVolume", "movingVolume", "preset"}
         advanced = {"workingSpacing", "linearModel", "discreteEnabled", "continuousEnabled", "regularisation"}
+        advanced |= {"landmarkWeight"}
         for name in fresh.keys() - sample - advanced - {"representation"}:
             self.assertEqual(getattr(parameters, name), fresh[name], name)
         pair = parameters.fixedVolume, parameters.movingVolume

@@ -45,6 +45,7 @@ class MASRRegistrationParameterNode:
     continuousEnabled: Annotated[bool, Default(_DEFAULT["continuousEnabled"])]
     workingSpacing: Annotated[float, WithinRange(0.2, 50.0), Default(_DEFAULT["workingSpacing"])]
     regularisation: Annotated[float, WithinRange(0.0, 10_000.0), Default(_DEFAULT["regularisation"])]
+    landmarkWeight: Annotated[float, WithinRange(0.0, 10_000.0), Default(_DEFAULT["landmarkWeight"])]
     representation: Annotated[
         str, Choice(get_args(presets.Representation)), Default(_DEFAULT["representation"])
     ]

@@ -14,6 +14,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "continuousEnabled": ("continuous", "enabled"),
     "workingSpacing": ("working_spacing_mm",),
     "regularisation": ("continuous", "regularisation"),
+    "landmarkWeight": ("continuous", "landmark_weight"),
     "representation": ("representation",),
     "method": ("method",),
 }
