@@ -2,6 +2,7 @@
 
 from application import (
     batch_tests,
+    button_tests,
     check_tests,
     cookbook_tests,
     help_tests,
@@ -15,6 +16,7 @@ from application import (
 
 MODULES = (
     batch_tests,
+    button_tests,
     check_tests,
     cookbook_tests,
     help_tests,

@@ -148,6 +148,32 @@ class ResultTest(ModuleCase):
             atol=1,
         )
 
+    def test_what_is_applied_goes_where_simpleitk_takes_it(self):
+        """By the transform as Slicer saves it."""
+        import SimpleITK as sitk
+
+        fixed, moving, points = self.registered()
+        transform = self.parameters.outputTransform
+        files = {}
+        for name, node, ending in (("t", transform, "h5"), ("f", fixed, "nrrd"), ("m", moving, "nrrd")):
+            files[name] = str(self.folder / f"{name}.{ending}")
+            self.assertTrue(slicer.util.saveNode(node, files[name]))
+        truth = sitk.ReadTransform(files["t"])
+        image = sitk.ReadImage(files["m"])
+        low = float(sitk.GetArrayViewFromImage(image).min())
+        expected = sitk.Resample(image, sitk.ReadImage(files["f"]), truth, sitk.sitkLinear, low)
+        self.resultUi.hardenCheckBox.checked = True
+        self.select(points, moving)
+        self.resultUi.applyToButton.click()
+        self.assertEqual(self.errors, [])
+        hardened = slicer.util.getFirstNodeByName("T2 registered to T1_1")
+        difference = slicer.util.arrayFromVolume(hardened) - sitk.GetArrayFromImage(expected)
+        self.assertLess(np.percentile(np.abs(difference), 99), 0.1)
+        flip = np.array([-1.0, -1.0, 1.0])
+        moved = self.places(slicer.util.getNode("Points registered to T1"))
+        back = [truth.TransformPoint(place) for place in (moved * flip).tolist()]
+        np.testing.assert_allclose(np.array(back) * flip, CORNERS + SHIFT_RAS, atol=0.01)
+
     def test_cancelled_half_way(self):
         _fixed, moving, points = self.registered()
         self.resultUi.hardenCheckBox.checked = True

@@ -15,6 +15,7 @@ boot().load_modules(MODULE_FOLDER)
 from application import module_case  # noqa: E402
 from application.all_tests import MODULES  # noqa: E402
 from application.batch_tests import BatchTest  # noqa: E402
+from application.button_tests import ButtonTest  # noqa: E402
 from application.check_tests import CheckTest  # noqa: E402
 from application.cookbook_tests import CookbookTest, DicomButtonTest  # noqa: E402
 from application.help_tests import HelpTest  # noqa: E402
@@ -27,6 +28,7 @@ from application.workflow_tests import SampleTest, WorkflowTest  # noqa: E402
 
 __all__ = [
     "BatchTest",
+    "ButtonTest",
     "CheckTest",
     "ChoiceTest",
     "CookbookTest",
@@ -49,7 +51,7 @@ def views(slicer_app) -> Iterator[None]:
         yield
 
 
-for case in (CheckTest, LandmarksTest, TutorialTest):
+for case in (ButtonTest, CheckTest, LandmarksTest, TutorialTest):
     case.pytestmark = [pytest.mark.usefixtures("views"), pytest.mark.slow]
 for case in (BatchTest, CookbookTest, DicomButtonTest, LifecycleTest, SampleTest, WorkflowTest):
     case.pytestmark = [pytest.mark.slow]

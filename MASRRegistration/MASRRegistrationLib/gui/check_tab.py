@@ -69,6 +69,7 @@ class CheckTab(Tab):
         heads = [_("Segment"), _("Dice before"), _("Dice after"), _("HD95 before, mm"), _("HD95 after, mm")]
         table.setColumnCount(len(heads))
         table.setHorizontalHeaderLabels(heads)
+        ui.closeButton.enabled = False
         self.parametersChanged(None)
 
     def parametersChanged(self, parameters: Any) -> None:
@@ -113,6 +114,7 @@ class CheckTab(Tab):
         if self.comparison is not None:
             self.comparison.close()
             self.comparison = None
+        self.ui.closeButton.enabled = False
         self._overlaps = []
         self.ui.overlapTable.setRowCount(0)
 
@@ -172,6 +174,7 @@ class CheckTab(Tab):
     def _open(self, transformNode: Any, volumeNode: Any, layout: int) -> None:
         """Show the result, and begin to sample its deformation, a piece at a time."""
         self.comparison = Comparison(transformNode, volumeNode)
+        self.ui.closeButton.enabled = True
         self.comparison.setOpacity(self.ui.fadeSlider.value)
         self.comparison.open(layout)
         self._settling.start()
