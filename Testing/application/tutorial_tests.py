@@ -118,9 +118,13 @@ class TutorialTest(ModuleCase):
         self.assertTrue(slicer.util.saveScene(self.path))
 
     def restart(self):
-        """A new scene stands for the new start."""
+        """Inside one application a new scene stands for the new start."""
         slicer.mrmlScene.Clear(False)
         self.assertIn("no result", self.tabs.check.ui.resultLabel.text)
+        self.reopen()
+
+    def reopen(self):
+        """Everything is found again; also in a new process."""
         slicer.util.loadScene(self.path)
         self.transform = self.parameters.outputTransform
         self.assertEqual(self.tabs.check.ui.resultLabel.text, self.verdict)

@@ -1,5 +1,8 @@
 """The tests of `Testing/application` on the harness, and the module's names against the real application."""
 
+import os
+import subprocess
+import sys
 import unittest
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +15,7 @@ from harness.slicerapp import boot
 MODULE_FOLDER = Path(__file__).resolve().parents[2] / "MASRRegistration"
 boot().load_modules(MODULE_FOLDER)
 
-from application import module_case  # noqa: E402
+from application import module_case, tutorial_tests  # noqa: E402
 from application.all_tests import MODULES  # noqa: E402
 from application.batch_tests import BatchTest  # noqa: E402
 from application.button_tests import ButtonTest  # noqa: E402
@@ -23,8 +26,49 @@ from application.landmark_tests import LandmarksTest  # noqa: E402
 from application.lifecycle_tests import ChoiceTest, LifecycleTest  # noqa: E402
 from application.result_tests import ResultTest  # noqa: E402
 from application.settings_tests import SettingsTest  # noqa: E402
-from application.tutorial_tests import TutorialTest  # noqa: E402
 from application.workflow_tests import SampleTest, WorkflowTest  # noqa: E402
+
+
+class TutorialTest(tutorial_tests.TutorialTest):
+    """The restart is a real one: the last steps are done in a new process as well."""
+
+    def restart(self):
+        super().restart()
+        path = os.pathsep.join([str(MODULE_FOLDER.parent / "Testing"), str(MODULE_FOLDER)])
+        done = subprocess.run(
+            [sys.executable, "-c", AFTER_THE_RESTART, str(MODULE_FOLDER), self.path, self.verdict],
+            env={**os.environ, "QT_QPA_PLATFORM": "offscreen", "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+
+
+AFTER_THE_RESTART = """
+import sys, unittest
+from harness.slicerapp import boot
+harness = boot()
+harness.load_modules(sys.argv[1])
+harness.start()
+from application import tutorial_tests
+
+class LastSteps(tutorial_tests.TutorialTest):
+    def test(self):
+        self.path, self.verdict = sys.argv[2:4]
+        self.reopen()
+        with unittest.mock.patch("slicer.util.confirmOkCancelDisplay", return_value=True):
+            self.revert()
+        self.assertEqual(self.errors, [])
+
+result = unittest.TestResult()
+with harness.mrml.layout():
+    LastSteps("test").run(result)
+for _case, text in result.errors + result.failures:
+    print(text, file=sys.stderr)
+harness.stop()
+sys.exit(0 if result.testsRun == 1 and result.wasSuccessful() else 1)
+"""
 
 __all__ = [
     "BatchTest",
