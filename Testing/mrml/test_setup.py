@@ -36,6 +36,10 @@ def segmentation(labels):
     return node
 
 
+def name_of(node, index):
+    return node.GetSegmentation().GetNthSegmentID(index)
+
+
 def written(mask, segment, volume, folder):
     writeMask(mask, segment, InputVolume.of(volume), folder / "mask.nrrd")
     InputVolume.of(volume).write(folder / "image.nrrd")
@@ -171,9 +175,18 @@ def test_what_is_changed_after_it_was_handed_over_is_named(tmp_path):
     )
     setup.write(InputVolume.of(fixed), InputVolume.of(moving), tmp_path)
     assert setup.changes() == []
+    organs.CreateClosedSurfaceRepresentation()
+    organs.GetSegmentation().AddEmptySegment("drawn meanwhile")
+    chosen = RegistrationSetup(fixed, moving, movingMask=organs, movingSegment=name_of(organs, 0))
+    chosen.write(InputVolume.of(fixed), InputVolume.of(moving), tmp_path)
+    other = np.roll(BOX, 9, axis=0) > 0
+    slicer.util.updateSegmentBinaryLabelmapFromArray(
+        other.astype(np.uint8), organs, name_of(organs, 1), moving
+    )
+    assert chosen.changes() == []  # it is another segment
     slicer.util.arrayFromVolume(weights)[0] = 1
     slicer.util.arrayFromVolumeModified(weights)
-    name = organs.GetSegmentation().GetNthSegmentID(0)
+    name = name_of(organs, 0)
     slicer.util.updateSegmentBinaryLabelmapFromArray(
         (np.roll(BOX, 1) > 0).astype(np.uint8), organs, name, moving
     )

@@ -50,7 +50,7 @@ class CheckTab(Tab):
         self._overlaps: list[Overlap] = []
         self._listed: Any = None
         self._reportPath: Path | None = None
-        self._settling = Settling(self._onSettled)
+        self._settling = Settling(self._onSettled, layouts.BEFORE, layouts.AFTER)
         self._flicker = qt.QTimer()
         self._flicker.setInterval(FLICKER_MS)
         self._flicker.connect("timeout()", self._onFlicker)

@@ -23,10 +23,11 @@ from ..mrml.pairs import SUGGESTED, points, suggestionIn
 from ..mrml.results import FIXED_ROLE, MOVING_ROLE, RegistrationResult, storedResult
 from .feature_job import FeatureJob
 from .job import RunOptions
+from .landmark_files import chosenFile, exportLists, fillTable
 from .messages import showError
 from .tab import Tab
+from .views import Settling
 
-FILES = _("Landmarks (*.mrk.json *.csv)")
 _MARKUPS = slicer.vtkMRMLMarkupsNode
 
 
@@ -51,6 +52,7 @@ class LandmarksTab(Tab):
         self.matcher: Matcher | None = None
         self._job: FeatureJob | None = None
         self._views = LandmarkViews()
+        self._settling = Settling(lambda: None, layouts.FIXED, layouts.MOVING)
         self._observed: list[tuple[Any, list[int]]] = []
         self._suggested: dict[tuple[str, str], list[float]] = {}
         """Where suggestions were when they were first seen: dragging one away from there is correcting it."""
@@ -68,7 +70,7 @@ class LandmarksTab(Tab):
         ui.prepareButton.connect("clicked(bool)", self.onPrepare)
         ui.importFixedButton.connect("clicked(bool)", lambda: self._import(inMoving=False))
         ui.importMovingButton.connect("clicked(bool)", lambda: self._import(inMoving=True))
-        ui.exportButton.connect("clicked(bool)", self._export)
+        ui.exportButton.connect("clicked(bool)", lambda: exportLists(self._list(False), self._list(True)))
         self._shortcuts = []
         for button, key, slot in (
             (ui.acceptButton, "Alt+A", self.onAccept),
@@ -121,6 +123,7 @@ class LandmarksTab(Tab):
             self._job.abandon()
             self._job = None
         self._observe()
+        self._settling.stop()
         self._views.close()
 
     def _use(self, matcher: Matcher | None) -> None:
@@ -225,7 +228,7 @@ class LandmarksTab(Tab):
             remember(self._list(False), self._list(True))
         errors = self.rows()
         ui.exportButton.enabled = bool(errors)
-        self._fill(errors)
+        fillTable(ui.landmarkTable, errors)
         if parameters is not None and parameters.useLandmarks:
             self._onPointsChanged()
         after = [row.after for row in errors if row.after is not None]
@@ -319,9 +322,8 @@ class LandmarksTab(Tab):
         open_ = [row.index(inMoving) for row in found if row.index(not inMoving) is None]
         placed = [index for index in mine if index is not None and points(caller)[index] is not None]
         if placed and open_:
-            self._join(
-                placed[-1], open_[0], inMoving
-            )  # it completes a pair that has lost, or never had, this side
+            # it completes a pair that has lost, or never had, this side
+            self._join(placed[-1], open_[0], inMoving)
             self.update()
         elif placed:
             self._suggest(caller, placed[-1], inMoving)
@@ -406,7 +408,7 @@ class LandmarksTab(Tab):
 
     def _show(self) -> None:
         if self._views.open(self.parameters.fixedVolume, self.parameters.movingVolume):
-            qt.QTimer.singleShot(0, lambda: layouts.fit(layouts.FIXED, layouts.MOVING))
+            self._settling.start()
 
     def _onRow(self, row: int) -> None:
         self._jumpTo(row)
@@ -417,21 +419,8 @@ class LandmarksTab(Tab):
         if 0 <= row < len(errors):
             self._views.jumpTo(errors[row].fixed, errors[row].moving)
 
-    def _fill(self, errors: list[landmarks.LandmarkError]) -> None:
-        table = self.ui.landmarkTable
-        table.setRowCount(len(errors))
-        for number, row in enumerate(errors):
-            places = ["" if p is None else ", ".join(f"{x:.1f}" for x in p) for p in (row.fixed, row.moving)]
-            values = ["" if v is None else f"{v:.2f}" for v in (row.before, row.after)]
-            for column, text in enumerate([row.name, *places, *values]):
-                item = table.item(number, column)
-                if item is None:
-                    table.setItem(number, column, qt.QTableWidgetItem(text))
-                elif item.text() != text:
-                    item.setText(text)
-
     def _import(self, inMoving: bool) -> None:
-        path = qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), _("Import landmarks"), "", FILES)
+        path = chosenFile()
         if not path:
             return
         self._makeLists()
@@ -442,19 +431,3 @@ class LandmarksTab(Tab):
         except MasrError as error:
             showError(error)
         self.update()
-
-    def _export(self) -> None:
-        """Both lists, one file after the other."""
-        for inMoving, title in ((False, _("Export fixed landmarks")), (True, _("Export moving landmarks"))):
-            node = self._list(inMoving)
-            if node is None:
-                continue
-            name = f"{node.GetName()}.mrk.json"
-            path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, name, FILES)
-            if not path:
-                return
-            try:
-                landmarks.exportFile(path, node)
-            except MasrError as error:
-                showError(error)
-                return

@@ -71,7 +71,8 @@ class ModuleTabs:
         self.binding.connect()
         if self._unseen:
             self._unseen = False
-            self.widget.setCurrentWidget(self.check.widget)
+            if self.check.transformNode is not None:  # the scene may be another one by now
+                self.widget.setCurrentWidget(self.check.widget)
 
     def exit(self) -> None:
         self.binding.disconnect()

@@ -1,4 +1,4 @@
-"""Waits until the views of the Check tab are laid out, and fits them."""
+"""Waits until the views of a tab are laid out, and fits them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MOST_TICKS = 60
 class Settling:
     """New views get their size when the window has laid them out, some events after the layout was chosen.
 
-    From `start` on the views are fitted at every tick; when their sizes were the same twice, and they have been drawn,
-    `onSettled` is called once.
+    From `start` on the views of the rows are fitted at every new size; when it was the same twice, and they have been
+    drawn, `onSettled` is called once.
     """
 
-    def __init__(self, onSettled: Callable[[], None]) -> None:
-        self._onSettled = onSettled
+    def __init__(self, onSettled: Callable[[], None], *rows: str) -> None:
+        self._onSettled, self._rows = onSettled, rows
         self._sizes: Any = None
         self._ticks = 0
         self._timer = qt.QTimer()
@@ -39,10 +39,10 @@ class Settling:
 
     def _onTick(self) -> None:
         self._ticks += 1
-        sizes = layouts.sizes(layouts.BEFORE, layouts.AFTER)
+        sizes = layouts.sizes(*self._rows)
         same, self._sizes = sizes == self._sizes, sizes
         if not same:
-            layouts.fit(layouts.BEFORE, layouts.AFTER)
+            layouts.fit(*self._rows)
         if same or self._ticks >= MOST_TICKS:
             self._timer.stop()
             if slicer.app.layoutManager() is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import slicer
 import vtk
 from masr_registration.errors import InputError
 from slicer.i18n import tr as _
+from vtk.util.numpy_support import vtk_to_numpy
 
 from .inputs import InputVolume, voxelTime, writeImage
 from .reslice import concatenated, resliced
@@ -46,10 +48,18 @@ def maskState(node: Any, segmentId: str = ALL_SEGMENTS) -> tuple[Any, ...]:
     ids = [segmentId] if segmentId != ALL_SEGMENTS else segmentation.GetSegmentIDs()
     shown = [segmentation.GetSegment(name) for name in ids]
     kind = segmentation.GetSourceRepresentationName()
-    return tuple(
-        None if segment is None else (segment.GetLabelValue(), segment.GetRepresentation(kind).GetMTime())
-        for segment in shown
-    )
+    return tuple(None if segment is None else _segmentState(segment, kind) for segment in shown)
+
+
+def _segmentState(segment: Any, kind: str) -> tuple[Any, ...]:
+    """Other segments may share the label map, and do not count."""
+    shape = segment.GetRepresentation(kind)
+    if shape is None or not shape.IsA("vtkOrientedImageData"):
+        return (0 if shape is None else shape.GetMTime(),)
+    scalars, matrix = shape.GetPointData().GetScalars(), vtk.vtkMatrix4x4()
+    shape.GetImageToWorldMatrix(matrix)
+    inside = b"" if scalars is None else np.packbits(vtk_to_numpy(scalars) == segment.GetLabelValue())
+    return shape.GetExtent(), slicer.util.arrayFromVTKMatrix(matrix).tobytes(), zlib.crc32(inside)
 
 
 def writeMask(node: Any, segmentId: str, volume: InputVolume, path: Path) -> None:
