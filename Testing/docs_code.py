@@ -26,7 +26,7 @@ class Block:
 
 
 def blocks(page: str, language: str) -> list[Block]:
-    """All blocks of a language in a page of Docs, in order."""
+    """All blocks of a language in a page of Docs (or ``../README.md``), in order."""
     found: list[Block] = []
     heading, lines, start = "", None, 0
     for number, line in enumerate((DOCS / page).read_text(encoding="utf-8").splitlines(), start=1):

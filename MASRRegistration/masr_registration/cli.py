@@ -15,7 +15,7 @@ from rich.progress import TaskID
 from rich.text import Text
 
 from . import __version__, presets
-from .batch.command import batch
+from .batch.command import EXIT_FAILURES, batch
 from .errors import CancelledError, InputError, MasrError
 from .evaluation.tasks import command as tasks
 from .representation import models
@@ -128,6 +128,57 @@ def register(
             _print_plan(outcome, print_json)
         else:
             _print_result(outcome, print_json)
+
+
+@app.command()
+def sequence(
+    items: Annotated[
+        list[Path], typer.Argument(help="A 4-D image (or .seq.nrrd), or the images in their order.")
+    ],
+    output: Output,
+    fixed: Annotated[
+        Path | None, typer.Option(help="An image that all items are registered to; it becomes item 0.")
+    ] = None,
+    reference: Annotated[
+        int, typer.Option(help="Number of the item that stays as it is, from 0.", min=0)
+    ] = 0,
+    target: Annotated[
+        str, typer.Option(help="reference: every item to it; neighbour: each to the item beside it.")
+    ] = "reference",
+    preset: Annotated[str, typer.Option(help="Name of a preset (masr presets) or a .json file.")] = "general",
+    device: Device = "auto",
+    reference_mask: Annotated[Path | None, typer.Option(help="Mask on the grid of the reference.")] = None,
+    landmarks: Annotated[
+        Path | None,
+        typer.Option(help="Points on the reference (.mrk.json or .csv) whose motion is measured."),
+    ] = None,
+    threads: Threads = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
+    print_json: PrintJson = False,
+) -> None:
+    """Register the items of a sequence and write a transform and a warped volume for each. Exit code 4: some failed."""
+    with _errors_in_one_sentence():
+        if fixed is not None and (reference or len(items) < 1):
+            raise InputError("Either --fixed or --reference, not both.")
+        if fixed is not None and len(items) == 1:
+            raise InputError("--fixed needs its items as single images.")
+        paths = {"fixed_mask": reference_mask, "points": landmarks, "output": output}
+        frames = [str(path.absolute()) for path in ([] if fixed is None else [fixed]) + items]
+        values = {
+            **_absolute(paths),
+            "fixed": frames[0],
+            "moving": frames[-1],
+            "frames": frames,
+            "reference": reference,
+            "target": target,
+            "device": device,
+            "threads": threads,
+            "seed": seed,
+        }
+        outcome = _run(_request(values, preset))
+        _print_sequence(outcome, print_json)
+        if _result_json(outcome)["failures"]:
+            raise typer.Exit(EXIT_FAILURES)
 
 
 @app.command()
@@ -367,6 +418,17 @@ def _print_result(outcome: client.Outcome, as_json: bool) -> None:
     print(f"Results: {outcome.files['transform'].parent}")
     if "report" in outcome.files:
         print(f"Report: {outcome.files['report']}")
+
+
+def _print_sequence(outcome: client.Outcome, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.buffer.write(outcome.files["result"].read_bytes())
+        return
+    print(f"Verdict: {outcome.verdict['level']}")
+    for reason in outcome.verdict["reasons"]:
+        print(f"  - {reason}")
+    print(f"Time: {_duration(outcome.timings['total'])}")
+    print(f"Results: {outcome.files['result'].parent}")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ motion may grow beyond what a single start would reach, and with the same plan, 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,12 +23,13 @@ from .case.monitor import CancelFlag, Listener, Monitor, ProgressCallback, Warni
 from .case.result import IDENTITY, Result
 from .case.settings import PresetLike, Settings
 from .case.writing import as_type
-from .errors import InputError
+from .errors import CancelledError, InputError, MasrError
 from .transforms import affine
 from .transforms.chain import Affine, TransformChain
 from .transforms.resample import resample
 from .volume import Volume, from_image
 
+_log = logging.getLogger(__name__)
 Target = Literal["reference", "neighbour"]
 LARGEST_START_DEG = 45.0
 """A start that is turned further is not passed on: a wrong turn must not spread through the sequence."""
@@ -39,34 +41,41 @@ class SequenceResult:
 
     Attributes:
         reference: number of the item that all others lead to.
-        results: of every item, None for the reference. With the target "neighbour" the fixed image of each is the item
-            next to it on the side of the reference.
-        transforms: reference -> item for every item, LPS mm; the identity for the reference.
-        warped: every item on the grid of the reference.
+        results: of every item, None for the reference and for items that failed. With the target "neighbour" the fixed
+            image of each is the next item on the side of the reference that did not fail.
+        transforms: reference -> item for every item, LPS mm; the identity for the reference, None for a failed item.
+        warped: every item on the grid of the reference; None for a failed item.
+        failures: why an item could not be registered, one sentence, by its number.
     """
 
     reference: int
     results: list[Result | None]
-    transforms: list[TransformChain]
-    warped: list[Volume]
+    transforms: list[TransformChain | None]
+    warped: list[Volume | None]
+    failures: dict[int, str]
 
     @property
     def warnings(self) -> list[str]:
-        """Of all items, each with the number of its item, counted from 0."""
-        return [
-            f"Item {number}: {sentence}"
-            for number, result in enumerate(self.results)
-            if result is not None
-            for sentence in result.warnings
-        ]
+        """Of all items, each with the number of its item, counted from 0; failures among them."""
+        told = []
+        for number, result in enumerate(self.results):
+            if number in self.failures:
+                told.append(f"Item {number} failed: {self.failures[number]}")
+            elif result is not None:
+                told += [f"Item {number}: {sentence}" for sentence in result.warnings]
+        return told
 
     def trajectories(self, points: PointsLike) -> np.ndarray:
-        """Where points of the reference, ``(N, 3)`` in LPS mm or a landmark file, lie in every item: ``(T, N, 3)``."""
+        """Where points of the reference, ``(N, 3)`` in LPS mm or a landmark file, lie in every item: ``(T, N, 3)``.
+
+        Not a number for an item that failed.
+        """
         start = torch.from_numpy(read_points(points)[1])
-        return np.stack([np.asarray(transform.apply(start)) for transform in self.transforms])
+        unknown = np.full(start.shape, np.nan)
+        return np.stack([unknown if t is None else np.asarray(t.apply(start)) for t in self.transforms])
 
     def motion(self, points: PointsLike) -> np.ndarray:
-        """How far points of the reference have moved in every item: ``(T, N)`` in mm."""
+        """How far points of the reference have moved in every item: ``(T, N)`` in mm, NaN for a failed item."""
         distance = np.linalg.norm(self.trajectories(points) - read_points(points)[1], axis=2)
         return np.asarray(distance)
 
@@ -113,7 +122,8 @@ def register_sequence(
         reference_mask: where the reference is to be believed; with the target "reference" only.
         others: as for `register`; `warn` gets every sentence with the number of its item.
 
-    Raises as `register` does; one item that cannot be registered ends the sequence.
+    An item that cannot be registered is recorded in `failures`, and the others go on without it. Raises as `register`
+    does where none can be.
     """
     settings = Settings.of(preset, device, threads, seed)
     sources = read_sequence(items) if isinstance(items, (str, os.PathLike)) else list(items)
@@ -139,10 +149,14 @@ def solve_sequence(
     if target not in get_args(Target):
         raise InputError(f'A sequence is registered to "reference" or "neighbour", not to "{target}".')
     results: list[Result | None] = [None] * len(items)
-    transforms = [IDENTITY] * len(items)
+    transforms: list[TransformChain | None] = [None] * len(items)
+    transforms[reference] = IDENTITY
+    errors: dict[int, MasrError] = {}
     order = [*range(reference + 1, len(items)), *range(reference - 1, -1, -1)]
+    before = reference
     for done, number in enumerate(order):
-        before = number - 1 if number > reference else number + 1
+        if number == reference - 1:
+            before = reference
         fixed = before if target == "neighbour" else reference
         given = Given(
             items[fixed],
@@ -151,15 +165,26 @@ def solve_sequence(
             initial_transform=_start(results[before]),
         )
         part = _Part(monitor, number, done / len(order), 1 / len(order))
-        inputs, read_s = solve.read(given, part)
-        result = solve.solve(inputs, settings, part, read_s)
+        try:
+            inputs, read_s = solve.read(given, part)
+            result = solve.solve(inputs, settings, part, read_s)
+        except CancelledError:
+            raise
+        except Exception as error:
+            errors[number] = _known(error)
+            part.warn(f"it failed: {errors[number]}")
+            continue
         results[number] = result
-        transforms[number] = TransformChain(
-            (*result.transform.factors, *(transforms[before].factors if target == "neighbour" else ()))
-        )
-        if settings.plan is None:
-            settings = replace(settings, plan=result.plan if target == "reference" else None)
-    return SequenceResult(reference, results, transforms, _warp(results, transforms, reference))
+        steps = transforms[before] if target == "neighbour" else IDENTITY
+        assert steps is not None
+        transforms[number] = TransformChain((*result.transform.factors, *steps.factors))
+        before = number
+        if settings.plan is None and target == "reference":
+            settings = replace(settings, plan=result.plan)
+    if len(errors) == len(order):
+        raise errors[order[0]]
+    failures = {number: str(error) for number, error in sorted(errors.items())}
+    return SequenceResult(reference, results, transforms, _warp(results, transforms, reference), failures)
 
 
 def read_sequence(path: str | os.PathLike[str]) -> list[Volume]:
@@ -184,6 +209,13 @@ def read_sequence(path: str | os.PathLike[str]) -> list[Volume]:
     return [from_image(frame, f"{name}, item {number}") for number, frame in enumerate(frames)]
 
 
+def _known(error: Exception) -> MasrError:
+    if isinstance(error, MasrError):
+        return error
+    _log.error("Internal error", exc_info=error)
+    return MasrError(f"An internal error stopped the registration ({type(error).__name__}).")
+
+
 def _start(before: Result | None) -> TransformChain | None:
     """The linear part of the item before, where it may be passed on."""
     if before is None:
@@ -193,16 +225,17 @@ def _start(before: Result | None) -> TransformChain | None:
 
 
 def _warp(
-    results: Sequence[Result | None], transforms: Sequence[TransformChain], reference: int
-) -> list[Volume]:
+    results: Sequence[Result | None], transforms: Sequence[TransformChain | None], reference: int
+) -> list[Volume | None]:
     """Every item on the grid of the reference; the reference as it came."""
-    some = results[reference + 1] if reference + 1 < len(results) else results[reference - 1]
-    assert some is not None
+    near = [*results[reference + 1 :], *reversed(results[:reference])]
+    some = next(result for result in near if result is not None)
     still = some.inputs.fixed
-    warped = [as_type(still, some.inputs.moving_type)] * len(results)
-    for number, result in enumerate(results):
-        if result is not None:
-            moved = resample(result.inputs.moving, transforms[number], still.geometry)
+    warped: list[Volume | None] = [None] * len(results)
+    warped[reference] = as_type(still, some.inputs.moving_type)
+    for number, (result, transform) in enumerate(zip(results, transforms, strict=True)):
+        if result is not None and transform is not None:
+            moved = resample(result.inputs.moving, transform, still.geometry)
             warped[number] = as_type(moved, result.inputs.moving_type)
     return warped
 

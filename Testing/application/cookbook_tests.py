@@ -54,6 +54,14 @@ class CookbookTest(ModuleCase):
         self.assertEqual(self.errors, [])
         return names, printed.getvalue()
 
+    def test_the_example_of_the_readme(self):
+        (block,) = (b for b in blocks("../README.md", "python") if b.heading == "In 3D Slicer")
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            block.run({"slicer": slicer})
+        self.assertEqual(self.errors, [])
+        self.assertIn(printed.getvalue().split()[0], ("plausible", "doubtful", "failed"))
+
     def test_all_recipes_are_tested(self):
         numbers = {name for name in RECIPES if name.isdigit()}
         tested = {name.split("_")[2] for name in dir(self) if name.startswith("test_recipe_")}

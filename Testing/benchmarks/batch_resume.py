@@ -2,7 +2,7 @@
 
 All neonates (T1w with their own T2w, and with the T2w of another) and the elderly (T1 with FLAIR), two cases of which
 are broken on purpose. ``python -m benchmarks.batch_resume --output DIR`` in the folder Testing; prints a table and
-writes batch_resume.json.
+writes batch_resume.json. ``--cases N`` takes the first N sound cases only and kills earlier.
 """
 
 from __future__ import annotations
@@ -125,13 +125,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("MASR_DATA", "../../shared/data")))
     parser.add_argument("--crossed", type=int, default=8, help="pairs of two neonates, 12 at most")
+    parser.add_argument("--cases", type=int, help="sound cases, at least 3; all of them by default")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     output = options.output.absolute()
     if output.exists():
         shutil.rmtree(output)
     output.mkdir(parents=True)
-    rows = manifest(options.data.absolute(), options.crossed)
+    rows = manifest(options.data.absolute(), options.crossed)[: options.cases]
+    killed_after = [min(after, len(rows) - 2 + n) for n, after in enumerate(KILLED_AFTER)]
     rows = [*rows, *broken(output, rows)]
     (output / "manifest.csv").write_text(csv_text(rows, COLUMNS), encoding="utf-8")
 
@@ -141,8 +143,8 @@ def main() -> None:
         return Batch(arguments, output / f"{study.name}.log")
 
     disturbed, undisturbed = output / "disturbed", output / "undisturbed"
-    runs = [("killed", *command(disturbed).run(disturbed, KILLED_AFTER[0]))]
-    runs.append(("resumed, killed", *command(disturbed, "--resume").run(disturbed, KILLED_AFTER[1])))
+    runs = [("killed", *command(disturbed).run(disturbed, killed_after[0]))]
+    runs.append(("resumed, killed", *command(disturbed, "--resume").run(disturbed, killed_after[1])))
     runs.append(("resumed to the end", *command(disturbed, "--resume").run(disturbed)))
     runs.append(("undisturbed", *command(undisturbed).run(undisturbed)))
     write(output, rows, runs, digests(disturbed), digests(undisturbed))

@@ -99,6 +99,21 @@ def test_results_become_sequences_with_the_same_index(tmp_path):
     assert result.transformSequence.GetAttribute("MASR.Verdict") == "doubtful"
 
 
+def test_an_item_that_failed_is_left_out(tmp_path):
+    sequence = add_sequence()
+    setup = SequenceSetup(sequence)
+    items = tuple(InputVolume.of(item) for item in setup.items())
+    outcome = outcome_of(tmp_path, setup)
+    for name in ("transform-0001", "warped-0001"):
+        del outcome.files[name]
+    result = deliverSequence(outcome, items, setup)
+    for node in (result.transformSequence, result.volumeSequence):
+        assert [node.GetNthIndexValue(n) for n in range(node.GetNumberOfDataNodes())] == ["0", "1"]
+    np.testing.assert_allclose(
+        motion(result.transformSequence, add_points((0, 0, 0))), [[0], [10]], atol=1e-4
+    )
+
+
 def test_a_browser_of_the_input_shows_the_result_in_step(tmp_path):
     sequence = add_sequence()
     browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "Mine")

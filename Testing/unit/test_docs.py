@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 from docs_code import blocks
 from masr_registration import presets
 from small_pair import pair
+from worker_tools import environment
 
 __all__ = ["pair"]
 
@@ -32,6 +37,30 @@ def test_the_page_of_the_python_interface(
         assert line in told
     assert (tmp_path / "result" / "report.html").is_file()
     assert presets.Preset.from_json((tmp_path / "stiff.json").read_text()).continuous.regularisation == 8.0
+
+
+@pytest.mark.slow
+def test_the_page_of_sequences(pair: dict[str, Path], tmp_path: Path) -> None:
+    frames = [sitk.ReadImage(pair[name], sitk.sitkFloat32) for name in ("fixed", "moving", "fixed")]
+    for number, image in enumerate(frames):
+        sitk.WriteImage(image, tmp_path / f"t{number}.nii.gz")
+    sitk.WriteImage(sitk.JoinSeries(frames), tmp_path / "series.nii.gz")
+    shutil.copy(pair["fixed_points"], tmp_path / "points.csv")
+    (block,) = blocks("sequence.md", "sh")
+    masr = [sys.executable, "-m", "masr_registration"]
+    written = []
+    for line in block.text.splitlines():
+        words = shlex.split(line.replace("brain-mr", str(pair["preset"])))
+        assert words[0] == "masr"
+        done = subprocess.run(
+            [*masr, *words[1:]], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        written.append({path.name for path in (tmp_path / "motion").iterdir()})
+    each = {
+        f"{name}-000{n}.{end}" for n in range(3) for name, end in (("transform", "h5"), ("warped", "nii.gz"))
+    }
+    assert written == [each | {"result.json"}] * 2 + [each | {"result.json", "motion.csv", "motion.png"}]
 
 
 def test_the_page_of_the_presets_says_what_the_presets_say(root: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import threading
 import xml.etree.ElementTree
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from masr_registration import presets
+from masr_registration.case import solve
+from masr_registration.cli import app
 from small_pair import OBLIQUE, picture, run_here
+from typer.testing import CliRunner
 from worker_tools import plain_request
 
 SIZE, SPACING = (32, 34, 30), (2.0, 2.0, 2.5)
@@ -80,9 +85,11 @@ def test_the_motion_is_found(rigid: presets.Preset, centre: np.ndarray, target: 
     assert largest == pytest.approx(steps * np.linalg.norm(STEP_MM), abs=0.8)
     still = sitk.GetArrayFromImage(frames[1]).astype(float)
     for number in (0, 2, 3):
-        assert found.warped[number].array.dtype == np.int16
+        warped = found.warped[number]
+        assert warped is not None
+        assert warped.array.dtype == np.int16
         before = np.abs(sitk.GetArrayFromImage(frames[number]) - still).mean()
-        assert np.abs(found.warped[number].array - still).mean() < 0.5 * before
+        assert np.abs(warped.array - still).mean() < 0.5 * before
 
 
 def test_deformable_neighbours_add_up(centre: np.ndarray) -> None:
@@ -99,7 +106,9 @@ def test_deformable_neighbours_add_up(centre: np.ndarray) -> None:
         [frame(amount) for amount in (0, 1, 2)], target="neighbour", preset=quick, threads=1, device="cpu"
     )
     steps = [result.transform.to_sitk() for result in found.results if result is not None]
-    whole = found.transforms[2].to_sitk()
+    last = found.transforms[2]
+    assert last is not None
+    whole = last.to_sitk()
     for point in (centre + POINTS).tolist():
         by_steps = steps[1].TransformPoint(steps[0].TransformPoint(point))
         np.testing.assert_allclose(whole.TransformPoint(point), by_steps, atol=1e-3)
@@ -146,6 +155,113 @@ def test_files_with_all_items(tmp_path: Path) -> None:
 def test_what_is_no_sequence(change: dict[str, Any], words: str, rigid: presets.Preset) -> None:
     with pytest.raises(masr.InputError, match=words):
         masr.register_sequence(**{"items": [frame(0), frame(1)], "preset": rigid, **change})
+
+
+def empty() -> sitk.Image:
+    """Of the size of a frame, without anything in it."""
+    image = frame(0)
+    return image * 0
+
+
+@pytest.mark.parametrize("target", ["reference", "neighbour"])
+def test_an_item_that_fails_is_recorded_and_the_others_go_on(
+    rigid: presets.Preset, centre: np.ndarray, target: Any
+) -> None:
+    told: list[str] = []
+    found = masr.register_sequence(
+        [frame(0), frame(1), empty(), frame(2), "gone.nrrd"],
+        target=target,
+        preset=rigid,
+        threads=1,
+        device="cpu",
+        warn=told.append,
+    )
+    assert sorted(found.failures) == [2, 4]
+    assert '"gone.nrrd"' in found.failures[4]
+    assert found.warnings[0].startswith("Item 2 failed: ")
+    assert [sentence for sentence in told if sentence.startswith("Item 4: it failed")]
+    for listed in (found.results, found.transforms, found.warped):
+        assert [number for number, one in enumerate(listed[1:], start=1) if one is None] == [2, 4]
+    motion = found.motion(centre[None])[:, 0]
+    np.testing.assert_array_equal(np.isnan(motion), [False, False, True, False, True])
+    step = np.linalg.norm(STEP_MM)
+    np.testing.assert_allclose(motion[[0, 1, 3]], [0, step, 2 * step], atol=0.8)
+
+
+def test_a_sequence_of_which_nothing_can_be_registered_is_an_error(rigid: presets.Preset) -> None:
+    with pytest.raises(masr.InputError):
+        masr.register_sequence([frame(0), empty()], preset=rigid, threads=1, device="cpu")
+
+
+def test_an_internal_error_of_one_item_ends_no_sequence(
+    rigid: presets.Preset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = solve.solve, []
+
+    def fails_once(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ZeroDivisionError
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(solve, "solve", fails_once)
+    found = masr.register_sequence([frame(0), frame(1), frame(1)], preset=rigid, threads=1, device="cpu")
+    assert found.failures == {1: "An internal error stopped the registration (ZeroDivisionError)."}
+    assert found.results[2] is not None
+
+
+def test_cancelling_ends_a_sequence(rigid: presets.Preset) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    with pytest.raises(masr.CancelledError):
+        masr.register_sequence([frame(0), frame(1)], preset=rigid, cancel=cancel)
+
+
+def test_the_command_writes_transforms_volumes_and_motion(
+    tmp_path: Path, rigid: presets.Preset, centre: np.ndarray
+) -> None:
+    (tmp_path / "rigid.json").write_text(rigid.to_json())
+    points = [f"tip {i},{x},{y},{z}" for i, (x, y, z) in enumerate(centre + POINTS)]
+    (tmp_path / "points.csv").write_text("\n".join(["label,x_lps,y_lps,z_lps", *points]))
+    sitk.WriteImage(sitk.JoinSeries([frame(0), frame(2), empty()]), tmp_path / "four.nii.gz")
+    output = tmp_path / "out"
+    common = ["--output", str(output), "--preset", str(tmp_path / "rigid.json"), "--threads", "1"]
+    common += ["--device", "cpu", "--landmarks", str(tmp_path / "points.csv")]
+    invoke = CliRunner().invoke
+    ended = invoke(app, ["sequence", str(tmp_path / "four.nii.gz"), *common])
+    assert ended.exit_code == 4, ended.stderr
+    assert "Item 2 failed" in ended.stdout
+    assert sorted(path.name for path in output.iterdir()) == [
+        "motion.csv",
+        "motion.png",
+        "result.json",
+        "transform-0000.h5",
+        "transform-0001.h5",
+        "warped-0000.nii.gz",
+        "warped-0001.nii.gz",
+    ]
+    rows = list(csv.DictReader((output / "motion.csv").open()))
+    assert [row["item"] for row in rows] == ["0", "1", "2"]
+    assert float(rows[1]["tip 0"]) == pytest.approx(2 * np.linalg.norm(STEP_MM), abs=0.8)
+    assert rows[2]["tip 1"] == ""
+    again = ["sequence", str(output / "warped-0000.nii.gz"), str(output / "warped-0001.nii.gz"), *common]
+    refused = invoke(app, again)
+    assert refused.exit_code == 2
+    assert "would be overwritten" in refused.stderr
+    for number, amount in enumerate((1, 2)):
+        sitk.WriteImage(frame(amount), tmp_path / f"{number}.nrrd")
+    sitk.WriteImage(frame(0), tmp_path / "fixed.nrrd")
+    items = [str(tmp_path / f"{number}.nrrd") for number in range(2)]
+    done = invoke(app, ["sequence", *items, "--fixed", str(tmp_path / "fixed.nrrd"), *common, "--json"])
+    assert done.exit_code == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert made["failures"] == {}
+    assert made["provenance"]["items"]["0001"]["fixed"]["name"] == "fixed.nrrd"
+    assert len(list(output.glob("transform-*.h5"))) == 3
+    one = invoke(app, ["sequence", *items[:1], *common[:4]])
+    assert (one.exit_code, "holds no sequence" in one.stderr) == (2, True)
+    both = invoke(app, ["sequence", *items, "--fixed", items[0], "--reference", "1", *common])
+    assert both.exit_code == 2
 
 
 def test_the_worker_writes_every_item(tmp_path: Path, rigid: presets.Preset, centre: np.ndarray) -> None:

@@ -27,8 +27,9 @@ class SequenceResult:
     """What a registered sequence left in the scene.
 
     Attributes:
-        transformSequence: transforms from the reference to every item (FromParent), with the index of the input.
-        volumeSequence: every item on the grid of the reference.
+        transformSequence: transforms from the reference to every item (FromParent), with the index of the input;
+            without the items that failed.
+        volumeSequence: the same items on the grid of the reference.
         browserNode: shows both, in step with the input where that had a browser.
         verdict: the worst of all items; `reasons` name the items that are not plausible.
         metrics: by number of the item, four digits.
@@ -116,6 +117,8 @@ def deliverSequence(outcome: Outcome, items: tuple[InputVolume, ...], setup: Seq
         node.SetIndexType(source.GetIndexType())
     still = items[setup.reference]
     for number in range(len(items)):
+        if f"transform-{number:04}" not in outcome.files:
+            continue  # it failed; the warnings say why
         value = source.GetNthIndexValue(number) or str(number)
         transform = readTransform(outcome.files[f"transform-{number:04}"])
         transform.SetName(f"{name} transform {number}")

@@ -22,10 +22,20 @@ ALL_FILES = {**RESULT_FILES, "features": "features.npz"}
 PLAN_FILE = "plan.json"
 
 
-def refuse_overwriting(inputs: Mapping[str, str], output: Path) -> None:
+SEQUENCE_FILES = ("transform-*.h5", "warped-*.nii.gz", "motion.csv", "motion.png")
+"""Patterns of what a sequence writes besides result.json; with four digits for the number of the item."""
+
+
+def sequence_results(output: Path) -> tuple[str, ...]:
+    """Names of the files in a folder that a sequence may have written."""
+    return tuple(sorted(path.name for pattern in SEQUENCE_FILES for path in output.glob(pattern)))
+
+
+def refuse_overwriting(inputs: Mapping[str, str], output: Path, sequence: bool = False) -> None:
     """Raises `InputError` when a result in the folder `output` would replace one of `inputs` (name -> path)."""
+    results = (*RESULT_FILES.values(), *(sequence_results(output) if sequence else ()))
     for what, path in inputs.items():
-        for result in RESULT_FILES.values():
+        for result in results:
             target = output / result
             same = os.path.realpath(path) == os.path.realpath(target)
             if same or (os.access(target, os.F_OK) and os.access(path, os.F_OK) and target.samefile(path)):

@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from ..case.files import ALL_FILES, PLAN_FILE, refuse_overwriting
+from ..case.files import ALL_FILES, PLAN_FILE, refuse_overwriting, sequence_results
 from ..errors import InputError
 from ..presets import Preset
 from .context import Context
@@ -55,6 +55,8 @@ def _replaced(request: Request) -> tuple[str, ...]:
     """What an earlier job may have left in the output folder and this one replaces."""
     if request.plan_only:
         return (PLAN_FILE,)
+    if request.frames:
+        return (*ALL_FILES.values(), *sequence_results(Path(request.output)))
     return (ALL_FILES["features"],) if request.features_only else tuple(ALL_FILES.values())
 
 
@@ -63,7 +65,7 @@ def check_paths(request: Request) -> None:
     for what, path in request.inputs.items():
         if not os.access(path, os.F_OK):  # false, not an error, for a name that is too long
             raise InputError(f'The {what} "{Path(path).name}" does not exist.')
-    refuse_overwriting(request.inputs, Path(request.output))
+    refuse_overwriting(request.inputs, Path(request.output), sequence=bool(request.frames))
 
 
 def _limit_threads(threads: int | None) -> None:

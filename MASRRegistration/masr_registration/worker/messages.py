@@ -33,8 +33,9 @@ class Request:
     `use_landmarks` pulls the deformation to the landmarks instead of only measuring their error.
     `features` asks for the features of both images as a file, `features_only` for nothing else (no deformation then).
     `truth` is an ITK transform (fixed -> moving, LPS mm) known to be true, against which the result is measured.
-    With `frames` it is a sequence: they are all its items, `fixed` and `moving` two of them, `reference` and `target`
-    as for `register_sequence`.
+    With `frames` it is a sequence: they are all its items, or one file that holds them all; `fixed` and `moving` are
+    two of them or that file, `reference` and `target` as for `register_sequence`, `points` a file of landmarks on the
+    reference whose motion is measured.
     """
 
     fixed: str
@@ -59,6 +60,7 @@ class Request:
     frames: list[str] = field(default_factory=list)
     reference: int = 0
     target: str = "reference"
+    points: str | None = None
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -73,6 +75,7 @@ class Request:
             "fixed landmarks": self.landmarks and self.landmarks[0],
             "moving landmarks": self.landmarks and self.landmarks[1],
             "true transform": self.truth,
+            "landmarks": self.points,
         }
         frames = {f"item {number}": path for number, path in enumerate(self.frames)}
         return {name: path for name, path in {**pairs, **frames}.items() if path is not None}
