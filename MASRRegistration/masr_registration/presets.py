@@ -78,8 +78,8 @@ class Preset:
 
     `representation` "mind" compares images by MIND-SSC alone, the others by a network's features as well:
     "masr-adapted" by those of the user's own model (see `representation.models`). `method` "optimise" searches and
-    optimises for each pair anew, "amortized" asks the registration network alone, and "amortized+refine" optimises what that found, for a
-    short time.
+    optimises for each pair anew, "amortized" asks the registration network alone, and "amortized+refine" optimises what
+    that found, for a short time.
     """
 
     name: str
