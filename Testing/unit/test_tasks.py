@@ -86,7 +86,7 @@ class TestAbdomen:
             "Masks: used by the registration; SDlogJ within the mask of the fixed image",
             "| Method | Reported | Protocol | Source |",
             "an order of magnitude, no ranking",
-            "linear none, 4 mm, mind",
+            "optimise, linear none, mind, 4 mm",
         ):
             assert words in page, words
 

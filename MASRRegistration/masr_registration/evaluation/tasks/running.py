@@ -130,8 +130,8 @@ class Evaluation:
         if read.faults:
             raise manifest.FaultsError(read.faults)
         preset = read.cases[0].preset
-        grid = f"linear {preset.linear.model}, {preset.working_spacing_mm:g} mm"
-        settings = f"{preset.method}, {grid}, {preset.representation}"
+        settings = f"{preset.method}, linear {preset.linear.model}, {preset.representation}"
+        settings += f", {preset.working_spacing_mm:g} mm"
         rated = Rated(method.name, "masr", settings)
         run_ = batch.Run(read, folder, replace(self.plan.settings, resume=True))
         with run_.opened(on_event, self._cancel) as run:
