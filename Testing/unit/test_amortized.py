@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from masr_registration import api, compiled, presets
+from masr_registration import api, cli, compiled, presets
 from masr_registration.errors import InputError
 from masr_registration.presets import Method, Preset
 from masr_registration.representation import models
@@ -34,8 +34,10 @@ from masr_registration.transforms.grid import pool, warp
 from masr_registration.transforms.jacobian import STRICT_BOUND
 from masr_registration.transforms.velocity import exponential
 from masr_registration.volume import Volume
+from masr_registration.worker import messages
 from phantoms import Head, geometry, smooth_field
 from torch import Generator, Tensor, nn
+from typer.testing import CliRunner
 
 CPU = torch.device("cpu")
 CHANNELS = (44, 28, 28)
@@ -331,6 +333,28 @@ def test_the_method_by_the_python_interface(folder: Path) -> None:
     assert result.provenance["network_sha256"] == models.shipped()[NETWORK].sha256
     with pytest.raises(InputError, match="optimise, amortized, amortized\\+refine"):
         api.register(*pair(), preset=QUICK, method="magic", device="cpu")
+
+
+def test_the_method_by_the_command_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the command sends to the process that registers; that is tested through the Python interface."""
+    requests: list[messages.Request] = []
+
+    def caught(request: messages.Request) -> None:
+        requests.append(request)
+        raise InputError("enough")
+
+    monkeypatch.setattr(cli, "_run", caught)
+    images = ["register", "fixed.nii.gz", "moving.nii.gz", "--output", str(tmp_path)]
+    assert CliRunner().invoke(cli.app, [*images, "--method", "amortized+refine"]).exit_code != 0
+    assert requests[0].preset["method"] == "amortized+refine"
+    CliRunner().invoke(cli.app, images)
+    assert requests[1].preset["method"] == "optimise"
+    refused = CliRunner().invoke(cli.app, [*images, "--method", "magic"])
+    assert refused.exit_code == InputError.exit_code
+    assert "method must be one of optimise, amortized, amortized+refine" in refused.output
+    assert len(requests) == 2
 
 
 def test_what_it_costs() -> None:

@@ -16,7 +16,7 @@ from masr_registration.training.appearance import (
 )
 from masr_registration.training.images import ImagePairs, read_folder
 from masr_registration.training.pairs import Anatomies, ProceduralPairs, as_pair, two_views
-from masr_registration.training.shapes import label_map
+from masr_registration.training.shapes import label_map, seeded
 from masr_registration.transforms.grid import identity, sample
 from torch import Generator, Tensor
 
@@ -73,6 +73,14 @@ def test_pairs_are_the_same_in_any_order(anatomies: Anatomies) -> None:
     assert not torch.equal(later.images, earlier.images)
     with pytest.raises(IndexError):
         pairs[10]
+
+
+def test_every_seed_has_pairs_of_its_own(anatomies: Anatomies) -> None:
+    first, second = (ProceduralPairs(anatomies, SIZE, seed, 100)[3] for seed in (0, 1))
+    assert not torch.equal(first.images, second.images)
+    streams = {tuple(torch.rand(2, generator=seeded(s, n)).tolist()) for s in range(4) for n in range(50)}
+    assert len(streams) == 200
+    assert torch.equal(torch.rand(3, generator=seeded(0, 7)), torch.rand(3, generator=_seeded(7)))
 
 
 def test_pairs_are_in_range_and_mostly_usable(anatomies: Anatomies) -> None:

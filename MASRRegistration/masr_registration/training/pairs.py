@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..transforms.grid import identity, inside, sample
 from ..volume import read_labels
 from .appearance import degrade, render
-from .shapes import chance, integer, label_map, uniform
+from .shapes import chance, integer, label_map, seeded, uniform
 
 CELL = 2
 """Voxels per cell: the stride of the features that the pair teaches."""
@@ -98,7 +98,7 @@ class SeededPairs(Dataset[Pair]):
     def __getitem__(self, number: int) -> Pair:
         if number >= self.length:
             raise IndexError(number)
-        return self.make(number, Generator().manual_seed((self.seed << 32) + number))
+        return self.make(number, seeded(self.seed, number))
 
     def make(self, number: int, generator: Generator) -> Pair:
         raise NotImplementedError

@@ -14,6 +14,11 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 
+def seeded(seed: int, number: int) -> Generator:
+    """The generator of item `number` of a `seed`. torch reads only 32 bits of a seed: both have to fit into them."""
+    return Generator().manual_seed((number + seed * 0x9E3779B1) % 2**32)
+
+
 def uniform(generator: Generator, low: float, high: float) -> float:
     return low + (high - low) * float(torch.rand((), generator=generator))
 

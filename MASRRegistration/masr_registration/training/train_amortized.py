@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from ..representation import models
 from ..solver.amortized import (
@@ -32,6 +32,7 @@ from ..solver.amortized import (
 from ..solver.instance import DATA_WEIGHT, STEEP_WEIGHT, roughness, steepness
 from ..transforms.grid import pool, warp
 from ..transforms.velocity import exponential
+from .shapes import seeded
 from .train_encoder import BaseTrainer, Schedule
 from .warps import CELL, WarpPair
 
@@ -107,7 +108,7 @@ class AmortizedTrainer(BaseTrainer[WarpPair, RegistrationNetwork]):
 
     def train_on(self, pair: WarpPair, stream: int) -> dict[str, float]:
         """One step on one pair; `stream` is the pair's number, from which the weight of the smoothness is drawn."""
-        generator = Generator().manual_seed((self.recipe.seed << 32) + stream)
+        generator = seeded(self.recipe.seed, stream)
         low, high = (math.log(x) for x in REGULARISATION)
         regularisation = math.exp(low + (high - low) * float(torch.rand((), generator=generator)))
         pair = WarpPair(*(t.to(self.device, non_blocking=True) for t in pair))

@@ -27,6 +27,7 @@ from ..errors import CancelledError, InputError
 from ..representation.masr_net import Features, MasrNet
 from .losses import at, draw_places, info_nce, label_aware, local_loss, window_loss
 from .pairs import Pair
+from .shapes import seeded
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
@@ -170,7 +171,7 @@ class Trainer(BaseTrainer[Pair, MasrNet]):
 
     def train_on(self, pair: Pair, stream: int) -> dict[str, float]:
         """One step on one pair; `stream` is the pair's number, from which the places are drawn."""
-        generator = Generator().manual_seed((self.recipe.seed << 32) + stream)
+        generator = seeded(self.recipe.seed, stream)
         pair = Pair(*(t.to(self.device, non_blocking=True) for t in pair))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bfloat16):
             features: Features = self.model(pair.images)

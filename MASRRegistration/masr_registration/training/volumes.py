@@ -23,7 +23,7 @@ from ..volume import read_volume
 from .appearance import degrade, intensity_transform
 from .images import image_files
 from .pairs import random_orientation
-from .shapes import chance, integer, uniform
+from .shapes import chance, integer, seeded, uniform
 from .warps import CELL, WarpPair, as_warp_pair, half_way, random_velocity
 
 BETWEEN_SHARE = 0.7
@@ -89,7 +89,7 @@ class VolumePairs(Dataset[WarpPair]):
     def __getitem__(self, number: int) -> WarpPair:
         if number >= self.length:
             raise IndexError(number)
-        generator = Generator().manual_seed((self.seed << 32) + number)
+        generator = seeded(self.seed, number)
         if self.others is not None and not chance(generator, self.share):
             return self.others[number]
         first = second = integer(generator, 0, len(self.volumes) - 1)

@@ -19,7 +19,7 @@ from ..transforms.grid import identity, pool, resize, sample
 from ..transforms.velocity import exponential
 from .appearance import degrade, render
 from .pairs import ProceduralPairs, cut_labels, random_orientation
-from .shapes import chance, integer, uniform
+from .shapes import chance, integer, seeded, uniform
 
 CELL = 2
 """Voxels of a view per cell of the finest velocity."""
@@ -59,7 +59,7 @@ class WarpPairs(Dataset[WarpPair]):
     def __getitem__(self, number: int) -> WarpPair:
         if number >= len(self):
             raise IndexError(number)
-        generator = Generator().manual_seed((self.source.seed << 32) + number)
+        generator = seeded(self.source.seed, number)
         velocity = random_velocity(generator, self.size)
         positions = half_way(velocity)
         brains = self.source.anatomies.brains
