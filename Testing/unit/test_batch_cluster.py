@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -378,19 +378,47 @@ def test_slurm_takes_no_job(dask_studies: Studies, monkeypatch: pytest.MonkeyPat
         dask_studies.run(engine=DaskEngine(job=job))
 
 
-def test_a_study_by_slurm_jobs(dask_studies: Studies, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an sbatch that runs its script at once, as Slurm does later."""
+@pytest.fixture
+def slurm_here(dask_studies: Studies, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of an sbatch that runs its script at once, as Slurm does later, and notes its process in `pids`."""
     binaries = dask_studies.folder / "bin"
     binaries.mkdir()
     scripts = {
-        "sbatch": f'cp "${{@: -1}}" {binaries}/job.sh\nbash {binaries}/job.sh >/dev/null 2>&1 &\n'
+        "sbatch": f'cp "${{@: -1}}" {binaries}/job.sh\nsetsid bash {binaries}/job.sh >/dev/null 2>&1 &\n'
         f'echo $! >> {binaries}/pids\necho "Submitted batch job $!"',
-        "scancel": "kill $@ 2>/dev/null; true",
+        "scancel": "kill -- -$1 2>/dev/null; true",
     }
     for name, text in scripts.items():
         (binaries / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
         (binaries / name).chmod(stat.S_IRWXU)
     monkeypatch.setenv("PATH", os.pathsep.join([str(binaries), os.environ["PATH"]]))
+    yield binaries
+    for pid in (binaries / "pids").read_text().split():
+        with suppress(ProcessLookupError):
+            os.killpg(int(pid), signal.SIGKILL)
+
+
+def test_slurm_jobs_whose_time_is_up(
+    dask_studies: Studies, slurm_here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = dask_studies.folder / "begun"
+    dask_studies.write(a="good", b=f"mark {mark}")
+
+    def watch() -> None:
+        wait_until(mark.exists)
+        monkeypatch.setattr(cluster, "SECONDS_WITHOUT_WORKERS", 1)
+        os.killpg(int((slurm_here / "pids").read_text()), signal.SIGKILL)
+
+    job = slurm.read(write(dask_studies.folder, shared_directory=str(dask_studies.folder), interface="lo"))
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with pytest.raises(ResourceError, match="has no workers"):
+        dask_studies.run(engine=DaskEngine(job=job), jobs=1)
+    watcher.join()
+    assert list(dask_studies.pids()) == ["a"]
+
+
+def test_a_study_by_slurm_jobs(dask_studies: Studies, slurm_here: Path) -> None:
     job = slurm.read(write(dask_studies.folder, shared_directory=str(dask_studies.folder), interface="lo"))
     dask_studies.write(a="good", b="good", c="good")
     with listening(dask_studies) as addresses:
@@ -400,5 +428,5 @@ def test_a_study_by_slurm_jobs(dask_studies: Studies, monkeypatch: pytest.Monkey
     assert recorded is not None
     assert recorded[0].threads == SLURM["cores"]
     assert (summary.done, summary.failed) == (3, 0)
-    assert len((binaries / "pids").read_text().split()) == 2
-    assert "--gres=gpu:1" in (binaries / "job.sh").read_text()
+    assert len((slurm_here / "pids").read_text().split()) == 2
+    assert "--gres=gpu:1" in (slurm_here / "job.sh").read_text()

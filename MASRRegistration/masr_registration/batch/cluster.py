@@ -28,7 +28,7 @@ from .warm import WarmProcess
 SECONDS_TO_CONNECT = 30
 SECONDS_TO_ANSWER = 30
 SECONDS_WITHOUT_WORKERS = 120
-"""How long a cluster may have no workers; Slurm's jobs may wait in their queue for as long as they have to."""
+"""How long a cluster may have no workers; Slurm's first job may wait in its queue for as long as it has to."""
 DEATHS_BEFORE_FAILURE = 3
 WAITING = "waiting for workers"
 _POLL_SECONDS = 0.5
@@ -52,6 +52,7 @@ class DaskEngine:
             check_address(address)
         self._client: Any = None
         self._seen = 0.0
+        self._had_workers = False
 
     @contextmanager
     def opened(
@@ -152,10 +153,11 @@ class DaskEngine:
         except (OSError, TimeoutError) as error:
             raise _lost() from error
         if workers:
-            self._seen = time.monotonic()
+            self._seen, self._had_workers = time.monotonic(), True
         else:
             on_progress("", WAITING, 0.0)
-            if self._job is None and time.monotonic() > self._seen + SECONDS_WITHOUT_WORKERS:
+            queued = self._job is not None and not self._had_workers
+            if not queued and time.monotonic() > self._seen + SECONDS_WITHOUT_WORKERS:
                 raise ResourceError(
                     "The dask scheduler has no workers; start some, and go on with --resume if cases are done."
                 )
