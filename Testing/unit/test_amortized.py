@@ -361,7 +361,7 @@ def test_what_it_costs() -> None:
     whole, refined, alone = (
         predicted_seconds(3e6, BASE.with_method(m), 1) for m in ("optimise", "amortized+refine", "amortized")
     )
-    assert alone["continuous"] == 0 < refined["continuous"] < 0.5 * whole["continuous"]
+    assert alone["continuous"] == 0 < refined["continuous"] < 0.8 * whole["continuous"]
     assert 0 < alone["discrete"] == refined["discrete"] < whole["discrete"]
     assert refinement(BASE.continuous).iterations[0] == 0
     assert 0 < refinement(BASE.continuous).iterations[1] < BASE.continuous.iterations[1]

@@ -26,7 +26,7 @@ SECONDS_PER_MEGAVOXEL_STEP = 0.08
 """One core of an ordinary computer, MIND-SSC; a step is an iteration of the fine level. For orientation only."""
 SECONDS_PER_MEGAVOXEL_AMORTIZED = 0.5
 """The same for the registration network and the encoding of both images for it."""
-REFINEMENT_SHARE = 0.35
+REFINEMENT_SHARE = 2 / 3
 """Of the fine iterations, that follow the registration network."""
 
 

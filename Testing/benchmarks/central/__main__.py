@@ -62,25 +62,33 @@ class Study:
         return between + [case for case in known_warps.cases() if case.name in WARPS]
 
     def run(self, similarities: list[str], patterns: list[str]) -> Iterator[dict[str, Any]]:
-        networks = {}
-        for name in similarities:
-            networks[name] = self.network(name)
-        for case in self.cases():
-            if patterns and not any(Path(case.name).match(pattern) for pattern in patterns):
-                continue
-            prepared: drivers.Prepared | None = None
-            for name, driver in itertools.product(similarities, DRIVERS):
-                file = self.output / "results" / case.name / f"{driver}-{name.replace('+', '-')}.json"
-                if file.is_file():
-                    yield json.loads(file.read_text(encoding="utf-8"))
-                    continue
-                problem = self._problem(case)
-                if prepared is None:
-                    prepared = drivers.prepare(problem.fixed, problem.moving, problem.preset)
-                yield self._one(case, problem, prepared, name, driver, networks[name][0], file)
+        """All cases by the optimiser, then by the networks, which are trained when the first of them is needed."""
+        cases = [
+            case
+            for case in self.cases()
+            if not patterns or any(Path(case.name).match(pattern) for pattern in patterns)
+        ]
+        for driver in DRIVERS:
+            networks = {name: self.network(name) for name in similarities} if driver == "network" else {}
+            for case in cases:
+                yield from self._case(case, driver, similarities, networks)
 
-    def network(self, name: str) -> tuple[RegistrationNetwork, int]:
-        """The network trained with this similarity, and its step; trained here as far as it is not yet."""
+    def _case(
+        self, case: Case, driver: str, similarities: list[str], networks: dict[str, RegistrationNetwork]
+    ) -> Iterator[dict[str, Any]]:
+        problem, prepared = None, None
+        for name in similarities:
+            file = self.output / "results" / case.name / f"{driver}-{name.replace('+', '-')}.json"
+            if file.is_file():
+                yield json.loads(file.read_text(encoding="utf-8"))
+                continue
+            if problem is None or prepared is None:
+                problem = self._problem(case)
+                prepared = drivers.prepare(problem.fixed, problem.moving, problem.preset)
+            yield self._one(case, problem, prepared, name, driver, networks.get(name), file)
+
+    def network(self, name: str) -> RegistrationNetwork:
+        """The network trained with this similarity; trained here as far as it is not yet."""
         recipe = AmortizedRecipe(steps=self.steps)
         folder = self.output / "networks" / name.replace("+", "-")
         trainer = AmortizedTrainer(recipe, views.make(name).view, torch.device("cpu"))
@@ -92,7 +100,7 @@ class Study:
             f"{time.process_time() - start:.0f} CPU-s and {time.monotonic() - began:.0f} s in this call",
             flush=True,
         )
-        return trainer.average.eval(), trainer.step
+        return trainer.average.eval()
 
     def _training_volumes(self) -> list[AlignedVolume]:
         if self._volumes is None:
@@ -120,12 +128,12 @@ class Study:
         prepared: drivers.Prepared,
         name: str,
         driver: str,
-        network: RegistrationNetwork,
+        network: RegistrationNetwork | None,
         file: Path,
     ) -> dict[str, Any]:
         similarity = views.make(name)
         start = time.process_time()
-        if driver == "network":
+        if network is not None:
             velocity = drivers.by_network(prepared, similarity, network)
         else:
             velocity = drivers.by_optimiser(prepared, similarity)
