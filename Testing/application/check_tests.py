@@ -164,7 +164,9 @@ class CheckTest(ModuleCase):
         self.assertRegex(self.checkUi.resultLabel.text, "^(Plausible|Doubtful)")
         self.assertIn("No fold", self.checkUi.foldsLabel.text)
         self.assertIsNotNone(self.tabs.landmarks.matcher)
+        self.assertIn("press Before and after", self.checkUi.mapLabel.text)
         self.checkUi.compareButton.click()
+        self.assertEqual(self.checkUi.mapLabel.text, "")
         self.assertIsNotNone(self.check.comparison.map)
 
     def test_folds_are_listed_and_shown(self):

@@ -92,7 +92,6 @@ class CheckTab(Tab):
             self._open(result.transformNode, result.volumeNode, layouts.COMPARE)
         else:
             self._sample(result.transformNode)
-            self.ui.mapLabel.text = _("The views are ready: press Before and after.")
 
     def resultReverted(self) -> None:
         self.closeViews()
@@ -178,6 +177,7 @@ class CheckTab(Tab):
         self.comparison.setOpacity(self.ui.fadeSlider.value)
         self.comparison.open(layout)
         self._settling.start()
+        self.ui.mapLabel.text = ""
         self._sample(transformNode)
         if self.sampler.map is not None:
             self.comparison.setMap(self.sampler.map)
@@ -193,9 +193,11 @@ class CheckTab(Tab):
             percent = int(100 * fraction)
             self.ui.mapLabel.text = _("Sampling the deformation: {percent} %").format(percent=percent)
             return
-        self.ui.mapLabel.text = ""
         if self.comparison is not None:
+            self.ui.mapLabel.text = ""
             self.comparison.setMap(self.sampler.map)
+        else:
+            self.ui.mapLabel.text = _("The views are ready: press Before and after.")
         self._showVerdict()
         self._showFolds()
         self._onJudged()
