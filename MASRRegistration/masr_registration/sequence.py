@@ -1,7 +1,8 @@
 """A sequence (4-D) registered in one process: every item to a reference, or each to its neighbour.
 
 Items are done outwards from the reference. Each begins with the linear alignment of the item before it, so that a
-motion may grow beyond what a single start would reach, and with the same plan, so that all have the same detail.
+motion may grow beyond what a single start would reach, and with the same plan, so that all have the same detail. To
+begin with its deformation as well was no help on a real pair that was warped more and more.
 """
 
 from __future__ import annotations
