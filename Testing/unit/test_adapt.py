@@ -307,6 +307,15 @@ def test_the_page_knows_the_commands(root: Path) -> None:
     assert f"last {100 * held_back.SHARE:.0f} %" in page
 
 
+def test_the_page_quotes_what_was_measured(root: Path) -> None:
+    page = (root / "Docs" / "adaptation.md").read_text(encoding="utf-8")
+    results = root / "Testing" / "benchmarks" / "results" / "2026-11-28-adaptation.json"
+    for pair, result in json.loads(results.read_text(encoding="utf-8"))["pairs"].items():
+        for row in result["gains"].values():
+            numbers = f"| {row['before']:.3f} | {row['after']:.3f} | {row['gain']:+.4f} ({row['standard_error']:.4f}) |"
+            assert numbers in page, (pair, numbers)
+
+
 def background(request: dict[str, Any]) -> subprocess.Popen[str]:
     command = [sys.executable, "-P", "-m", "masr_registration.training"]
     process = subprocess.Popen(
