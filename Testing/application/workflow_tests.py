@@ -163,6 +163,7 @@ class SampleTest(ModuleCase):
         self.assertGreater(len(gaps), 100)
         self.assertLess(gaps[-1], 0.1)
         self.assertEqual(set(handOvers), {"images to the worker", "result into the scene"})
+        self.assertGreater(min(handOvers.values()), 0.0)
         self.assertLess(max(handOvers.values()), 1.0)
         for stage in ("Searching large deformations", "Refining the deformation"):
             self.assertTrue([text for text in stages if text.startswith(stage) and "left" in text], stages)
@@ -217,6 +218,7 @@ class SampleTest(ModuleCase):
             handOver("_deliver", "result into the scene"),
         ):
             timer.start()
+            beats.append(ownSeconds())
             self.ui.applyButton.click()
             self.waitUntilIdle()
             self.waitUntil(lambda: self.tabs.check.sampler.map is not None)
