@@ -24,7 +24,7 @@ __all__ = ["pair"]
 
 REGISTER = (
     "fixed, moving, *, preset, fixed_mask, moving_mask, initial_transform, labels, landmarks, truth, use_landmarks, "
-    "device, threads, seed, plan, progress, warn, cancel"
+    "device, threads, seed, plan, method, progress, warn, cancel"
 )
 SEQUENCE = (
     "items, *, reference, target, preset, reference_mask, device, threads, seed, progress, warn, cancel"
