@@ -310,13 +310,17 @@ def test_gradient_of_the_local_correlation(fixed: Any, moving: Any, seed: int) -
 @given(shapes, shapes, st.integers(0, 2**31))
 @settings(max_examples=60, deadline=None)
 def test_compiled_local_correlation(fixed: Any, moving: Any, seed: int) -> None:
-    own, other, position, weight, other_weight = problem(fixed, moving, 1, seed)
-    parts = own[..., 0], other[..., 0], position, weight, other_weight
-    cost, gradient, curvature = torch_backend.correlation(*parts)
+    """With a mask of whole slices: in a window of one known voxel, single precision leaves nothing but rounding."""
+    own, other, position, weight, other_weight = problem(tuple(n + 3 for n in fixed), moving, 1, seed)
+    top = torch.tensor([n - 1.0 for n in reversed(moving)], dtype=torch.float64)[:, None, None, None]
+    position = off_ties(torch.minimum(position.clamp_min(0.1), (top - 0.1).clamp_min(0)))
+    weight, other_weight = 0.2 + 0.8 * weight, 0.2 + 0.8 * other_weight
+    weight[..., :2] = 0
+    parts = own[..., 0].sigmoid(), other[..., 0].sigmoid(), position, weight, other_weight
     found = numba_backend.correlation(*(p.float().contiguous() for p in parts))
-    torch.testing.assert_close(found[0].double(), cost, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(found[1].double(), gradient, atol=2e-4, rtol=2e-3)
-    torch.testing.assert_close(found[2].double(), curvature, atol=2e-2, rtol=2e-3)
+    for result, exact in zip(found, torch_backend.correlation(*parts), strict=True):
+        atol = 2e-3 * float(exact.abs().max()) + 2e-4
+        torch.testing.assert_close(result.double(), exact, atol=atol, rtol=2e-3)
 
 
 def test_curvature_of_the_local_correlation_is_that_of_the_linear_relations() -> None:
