@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,14 @@ DATA = Path(os.environ.get("MASR_DATA") or ROOT.parent / "shared" / "data")
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+@pytest.fixture(autouse=True)
+def _exact_small_numbers() -> Iterator[None]:
+    """Training flushes denormal numbers to zero, for its whole process: no other test shall inherit that."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)
 
 
 @pytest.fixture

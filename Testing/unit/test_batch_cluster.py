@@ -42,10 +42,12 @@ SLURM = {
 @pytest.fixture
 def dask_studies(studies: Studies, monkeypatch: pytest.MonkeyPatch) -> Studies:
     """Workers of the cluster use the pretending server as well."""
+    import distributed  # noqa: F401  # dask reads the variable once, for the whole process: not this one
+    from dask import config
+
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(studies.folder), str(PACKAGE_FOLDER)]))
     monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__PRELOAD", "fake_preload")
     monkeypatch.syspath_prepend(str(studies.folder))
-    from dask import config
 
     with config.set({"distributed.worker.preload": ["fake_preload"]}):
         yield studies  # type: ignore[misc]

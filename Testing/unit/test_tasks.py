@@ -27,7 +27,7 @@ def evaluate(task: str, data: Path, output: Path, *more: str) -> Any:
 
 
 def results(output: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((output / "results.json").read_text())
+    content: dict[str, Any] = json.loads((output / "results.json").read_text(encoding="utf-8"))
     assert {figure["method"] for figure in content["published"]} == {
         figure.method for figure in FIGURES.get(content["task"], ())
     }
@@ -78,7 +78,7 @@ class TestAbdomen:
         assert before["learn2reg"]["sdlogj"]["mean"] < 1e-9 < 0.01 < after["learn2reg"]["sdlogj"]["mean"]
 
     def test_the_page_says_what_has_to_be_known(self, abdomen: dict[str, Any]) -> None:
-        page = (abdomen["output"] / "results.md").read_text()
+        page = (abdomen["output"] / "results.md").read_text(encoding="utf-8")
         assert page in abdomen["stdout"]
         for words in (
             "CT (moving) to MR (fixed)",
@@ -91,13 +91,17 @@ class TestAbdomen:
             assert words in page, words
 
     def test_the_cohort_report_is_that_of_the_batch(self, abdomen: dict[str, Any]) -> None:
-        cohort = json.loads((abdomen["output"] / "methods" / "quick" / "cohort.json").read_text())
+        cohort = json.loads(
+            (abdomen["output"] / "methods" / "quick" / "cohort.json").read_text(encoding="utf-8")
+        )
         assert cohort["counts"] == {"done": 2, "failed": 0, "waiting": 0}
-        assert "0001_0000--0001_0001" in (abdomen["output"] / "methods" / "quick" / "cohort.html").read_text()
+        assert "0001_0000--0001_0001" in (abdomen["output"] / "methods" / "quick" / "cohort.html").read_text(
+            encoding="utf-8"
+        )
 
     def test_no_paths_in_what_is_written(self, abdomen: dict[str, Any]) -> None:
         for name in ("results.json", "results.md"):
-            assert str(abdomen["data"].parent) not in (abdomen["output"] / name).read_text()
+            assert str(abdomen["data"].parent) not in (abdomen["output"] / name).read_text(encoding="utf-8")
 
     def test_a_second_call_needs_resume_and_does_nothing_again(self, abdomen: dict[str, Any]) -> None:
         before = {p: p.stat().st_mtime_ns for p in abdomen["output"].glob("methods/*/cases/*/result.json")}
@@ -106,11 +110,11 @@ class TestAbdomen:
         refused = evaluate(*again)
         assert refused.exit_code == 2
         assert "--resume" in refused.stderr
-        text = (abdomen["output"] / "results.json").read_text()
+        text = (abdomen["output"] / "results.json").read_text(encoding="utf-8")
         done = evaluate(*again, "--resume")
         assert done.exit_code == 0, done.output
         assert "scoring" not in done.stderr
-        assert (abdomen["output"] / "results.json").read_text() == text
+        assert (abdomen["output"] / "results.json").read_text(encoding="utf-8") == text
         assert {p: p.stat().st_mtime_ns for p in before} == before
 
     def test_fields_that_are_read_back_have_the_same_score(
@@ -140,7 +144,7 @@ class TestAbdomen:
         reasons = {one.name: list(one.failed.values()) for one in rated if one.kind == "others"}
         assert "does not fit the fixed image" in reasons["wrong"][0]
         assert "there is no field (disp_0001_0001.npz" in reasons["empty"][0]
-        assert "## Without a score" in (tmp_path / "o" / "results.md").read_text()
+        assert "## Without a score" in (tmp_path / "o" / "results.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -177,7 +181,7 @@ def test_phases_with_labels_or_landmarks(quick: str, tmp_path: Path) -> None:
     assert after[labelled]["strict"]["folds_in_mask"] == 0
     assert before[marked]["strict"]["tre_mm"] == pytest.approx(np.linalg.norm(task_sets.SHIFT_MM), abs=0.01)
     assert after[marked]["strict"]["tre_mm"] < 0.6 * before[marked]["strict"]["tre_mm"]
-    cohort = json.loads((tmp_path / "o" / "methods" / "quick" / "cohort.json").read_text())
+    cohort = json.loads((tmp_path / "o" / "methods" / "quick" / "cohort.json").read_text(encoding="utf-8"))
     assert cohort["cases"][1]["values"]["tre_before_mm"] == pytest.approx(11.18, abs=0.01)
 
 
@@ -246,7 +250,7 @@ class TestLayouts:
             "abdomen-mr-ct", folder, Choice(split="test")
         )
         listed = next(folder.glob("*_dataset.json"))
-        listed.write_text(listed.read_text().replace("./imagesTr", "../../imagesTr"))
+        listed.write_text(listed.read_text(encoding="utf-8").replace("./imagesTr", "../../imagesTr"))
         assert "outside of its folder" in fails("abdomen-mr-ct", folder)
         listed.write_text("[1]")
         assert "no list of a Learn2Reg data set" in fails("abdomen-mr-ct", folder)

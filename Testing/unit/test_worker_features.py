@@ -71,7 +71,7 @@ def test_a_registration_writes_its_features_and_uses_landmarks(
         for extra in ({}, {"use_landmarks": True})
     )
     assert FeaturePair.read(used.files["features"]).fixed.values.dtype == np.int8
-    assert used.metrics["tre_after_mm"]["mean"] < 0.7 * measured.metrics["tre_after_mm"]["mean"]
+    assert used.metrics["tre_after_mm"]["mean"] < 0.75 * measured.metrics["tre_after_mm"]["mean"]
     assert used.metrics["folds_dense"] == 0
     assert any("proves nothing elsewhere" in reason for reason in used.verdict["reasons"])
     assert not any("proves nothing" in reason for reason in measured.verdict["reasons"])

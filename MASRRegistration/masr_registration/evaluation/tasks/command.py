@@ -1,4 +1,4 @@
-"""The command line ``masr evaluate TASK --data DIR``. Importable without torch."""
+"""The command line ``masr evaluate TASK --data DIR``. Importable without numpy and torch."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from ...batch.command import EXIT_FAILURES, Display
 from ...batch.run import Settings
 from ...errors import CancelledError, InputError, MasrError
 from ...terminal import cancel_on_signals
-from . import layouts
-from .cases import Choice
 
 
 class TaskByName(TyperGroup):
@@ -30,6 +28,8 @@ class TaskByName(TyperGroup):
 
 def tasks() -> None:
     """List the tasks."""
+    from . import layouts
+
     for name, (_, description) in layouts.LAYOUTS.items():
         print(f"{name:15} {description}")
 
@@ -76,10 +76,11 @@ def task(
     Exit code 0: every case has a score, 4: some failed, others as of masr register.
     """
     try:
+        from . import fields, layouts, running
+        from .cases import Choice
+
         choice = Choice(_split(split), masks, swap, between, fixed, moving, limit)
         read = layouts.read(name, data, choice)
-        from . import fields, running
-
         for form in submission or ():
             if form not in fields.FORMS:
                 raise InputError(f'There is no form "{form}". Forms: {", ".join(fields.FORMS)}.')
