@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import Dataset
 
-    from .pairs import Pair
+    from .pairs import Pair, ProceduralPairs
 
 ENDLESS = 10**9
 train = typer.Typer(
@@ -219,17 +219,25 @@ def _pairs(
     seed: int,
 ) -> Dataset[Pair]:
     from .images import ImagePairs, read_folder
-    from .pairs import Anatomies, ProceduralPairs
 
     if images is None:
-        if maps == 0 and label_maps is None:
-            raise InputError("There is nothing to train on: give --maps, --label-maps or --images.")
-        return ProceduralPairs(Anatomies.prepare(folder, maps, brains=label_maps), size, seed, ENDLESS)
+        return procedural_pairs(folder, label_maps, maps, size, seed)
     own = read_folder(images, spacing)
     if image_share == 1.0:
         return ImagePairs(own, size, seed, ENDLESS)
-    others = ProceduralPairs(Anatomies.prepare(folder, maps, brains=label_maps), size, seed, ENDLESS)
+    others = procedural_pairs(folder, label_maps, maps, size, seed)
     return ImagePairs(own, size, seed, ENDLESS, others, image_share)
+
+
+def procedural_pairs(
+    folder: Path, label_maps: Path | None, maps: int, size: int, seed: int
+) -> ProceduralPairs:
+    """Endless pairs of made anatomies, kept in `folder`. Raises `InputError` where nothing is to be made."""
+    from .pairs import Anatomies, ProceduralPairs
+
+    if maps == 0 and label_maps is None:
+        raise InputError("There is nothing to train on: give --maps, --label-maps or --images.")
+    return ProceduralPairs(Anatomies.prepare(folder, maps, brains=label_maps), size, seed, ENDLESS)
 
 
 @contextmanager

@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import InputError
-from .command import ENDLESS, LabelMaps, errors_in_one_sentence, read_weights, show_steps
+from .command import (
+    ENDLESS,
+    LabelMaps,
+    errors_in_one_sentence,
+    procedural_pairs,
+    read_weights,
+    show_steps,
+)
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
-    from .pairs import ProceduralPairs
     from .warps import WarpPair
 
 
@@ -91,17 +97,9 @@ def _pairs(
     from .warps import WarpPairs
 
     if images is None:
-        return WarpPairs(_procedural(folder, label_maps, maps, size, seed))
+        return WarpPairs(procedural_pairs(folder, label_maps, maps, size, seed))
     own = read_aligned(images, spacing)
     if image_share == 1.0:
         return VolumePairs(own, size, seed, ENDLESS)
-    others = WarpPairs(_procedural(folder, label_maps, maps, size, seed))
+    others = WarpPairs(procedural_pairs(folder, label_maps, maps, size, seed))
     return VolumePairs(own, size, seed, ENDLESS, others, image_share)
-
-
-def _procedural(folder: Path, label_maps: Path | None, maps: int, size: int, seed: int) -> ProceduralPairs:
-    from .pairs import Anatomies, ProceduralPairs
-
-    if maps == 0 and label_maps is None:
-        raise InputError("There is nothing to train on: give --maps, --label-maps or --images.")
-    return ProceduralPairs(Anatomies.prepare(folder, maps, brains=label_maps), size, seed, ENDLESS)
