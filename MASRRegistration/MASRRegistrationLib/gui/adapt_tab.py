@@ -13,9 +13,9 @@ from masr_registration.representation import models
 from slicer.i18n import tr as _
 
 from . import dependencies
+from .background_tab import BackgroundTab
 from .batch_process import BatchProcess
 from .messages import showError
-from .tab import Tab
 
 MODULE = "masr_registration.training"
 
@@ -25,14 +25,13 @@ def runFolder(name: str) -> Path:
     return Path(slicer.app.slicerUserSettingsFilePath).parent / "MASRRegistration" / "adaptations" / name
 
 
-class AdaptTab(Tab):
+class AdaptTab(BackgroundTab):
     """The process runs on when the module is left, and ends with Slicer; its checkpoint stays, to go on from."""
 
     file = "AdaptTab.ui"
 
     def __init__(self, resourcePath: Callable[[str], str]) -> None:
         super().__init__(resourcePath)
-        self._process: BatchProcess | None = None
         self._end: dict[str, Any] = {}
         ui = self.ui
         ui.dataEdit.filters = ctk.ctkPathLineEdit.Dirs
@@ -44,30 +43,12 @@ class AdaptTab(Tab):
         ui.removeButton.connect("clicked(bool)", self.onRemove)
         self.refreshModels()
         self.update()
-        slicer.app.connect("aboutToQuit()", self.onQuit)
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None
 
     def losses(self) -> list[str]:
         running = _(
             "A model is being adapted; quitting ends it. What was learned stays, and it can be gone on with."
         )
         return [running] if self.running else []
-
-    def cleanup(self) -> None:
-        slicer.app.disconnect("aboutToQuit()", self.onQuit)
-        self._abandon(quitting=False)
-
-    def onQuit(self) -> None:
-        """The application ends: nothing is left running."""
-        self._abandon(quitting=True)
-
-    def _abandon(self, *, quitting: bool) -> None:
-        if self._process is not None:
-            self._process.abandon(quitting=quitting)
-            self._process = None
 
     def update(self, *_ignored: Any) -> None:
         """What can be done now, and why not."""

@@ -16,20 +16,19 @@ from masr_registration.errors import InputError, MasrError
 from slicer.i18n import tr as _
 
 from ..mrml import batch_cases
+from .background_tab import BackgroundTab
 from .batch_process import BatchProcess
 from .messages import showError
-from .tab import Tab
 
 PATTERNS, BIDS, SCENE, DICOM = range(4)
 CASE, STATE, REMARK = range(3)
 
 
-class BatchTab(Tab):
+class BatchTab(BackgroundTab):
     file = "BatchTab.ui"
 
     def __init__(self, resourcePath: Callable[[str], str]) -> None:
         super().__init__(resourcePath)
-        self._process: BatchProcess | None = None
         self._rows: dict[str, int] = {}
         ui = self.ui
         for source in (
@@ -57,11 +56,6 @@ class BatchTab(Tab):
         ui.cohortButton.connect("clicked(bool)", self.onCohort)
         self._onSource()
         self.update()
-        slicer.app.connect("aboutToQuit()", self.onQuit)
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None
 
     @property
     def study(self) -> Study | None:
@@ -73,19 +67,6 @@ class BatchTab(Tab):
             "A study is running; quitting ends it. The finished cases stay, and it can be gone on with."
         )
         return [running] if self.running else []
-
-    def cleanup(self) -> None:
-        slicer.app.disconnect("aboutToQuit()", self.onQuit)
-        self._abandon(quitting=False)
-
-    def onQuit(self) -> None:
-        """The application ends: nothing is left running."""
-        self._abandon(quitting=True)
-
-    def _abandon(self, *, quitting: bool) -> None:
-        if self._process is not None:
-            self._process.abandon(quitting=quitting)
-            self._process = None
 
     def update(self, *_ignored: Any) -> None:
         """What can be done now, and why not."""

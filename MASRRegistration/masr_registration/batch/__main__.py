@@ -6,14 +6,12 @@ input because the parent died, ends the run cleanly; so does SIGTERM.
 """
 
 import json
-import os
-import signal
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, MasrError
+from ..worker.lines import run as run_lines
 from . import events, manifest
 from .progress import Event
 from .run import Run, Settings
@@ -47,29 +45,5 @@ def serve(request: str, tell: Any, cancel: threading.Event) -> int:
     return 4 if summary is not None and summary.failed else 0
 
 
-def main() -> None:
-    protocol = os.dup(1)
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    cancel, lock = threading.Event(), threading.Lock()
-    signal.signal(signal.SIGTERM, lambda *_: cancel.set())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def tell(content: Any) -> None:
-        with lock, os.fdopen(os.dup(protocol), "w", encoding="ascii") as stream:
-            stream.write(events.line(content) + "\n")
-
-    request = sys.stdin.readline()
-
-    def listen() -> None:
-        sys.stdin.readline()
-        cancel.set()
-
-    threading.Thread(target=listen, daemon=True).start()
-    code = serve(request, tell, cancel)
-    sys.stderr.flush()
-    os._exit(code)
-
-
 if __name__ == "__main__":
-    main()
+    run_lines(serve)

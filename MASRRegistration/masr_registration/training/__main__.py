@@ -7,13 +7,13 @@ because the parent died, ends the run cleanly, with its checkpoint written; so d
 
 import json
 import os
-import signal
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, MasrError, ResourceError, is_out_of_memory
+from ..worker.lines import run as run_lines
 from . import events
 
 
@@ -62,38 +62,19 @@ def _adapt(
     return 0
 
 
-def main() -> None:
-    protocol = os.dup(1)
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    cancel, lock = threading.Event(), threading.Lock()
-    signal.signal(signal.SIGTERM, lambda *_: cancel.set())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "nice"):
-        os.nice(5)
-
-    def tell(content: Any) -> None:
-        with lock, os.fdopen(os.dup(protocol), "w", encoding="ascii") as stream:
-            stream.write(json.dumps(content) + "\n")
-
-    request = sys.stdin.readline()
-
-    def listen() -> None:
-        sys.stdin.readline()
-        cancel.set()
-
-    threading.Thread(target=listen, daemon=True).start()
+def _serve_or_say(request: str, tell: Any, cancel: threading.Event) -> int:
+    """`serve`, and one sentence for what nobody expected."""
     try:
-        code = serve(request, tell, cancel)
+        return serve(request, tell, cancel)
     except Exception:
         sys.excepthook(*sys.exc_info())
         tell(
             events.of_error(MasrError("An internal error occurred during the adaptation; the log says more."))
         )
-        code = MasrError.exit_code
-    sys.stderr.flush()
-    os._exit(code)
+        return MasrError.exit_code
 
 
 if __name__ == "__main__":
-    main()
+    if hasattr(os, "nice"):
+        os.nice(5)
+    run_lines(_serve_or_say)
