@@ -404,13 +404,17 @@ def _print_plan(outcome: client.Outcome, as_json: bool) -> None:
     print(f"Plan: {outcome.files['plan']}")
 
 
+def _print_verdict(outcome: client.Outcome) -> None:
+    print(f"Verdict: {outcome.verdict['level']}")
+    for reason in outcome.verdict["reasons"]:
+        print(f"  - {reason}")
+
+
 def _print_result(outcome: client.Outcome, as_json: bool) -> None:
     if as_json:
         sys.stdout.buffer.write(outcome.files["result"].read_bytes())
         return
-    print(f"Verdict: {outcome.verdict['level']}")
-    for reason in outcome.verdict["reasons"]:
-        print(f"  - {reason}")
+    _print_verdict(outcome)
     before, after = (outcome.metrics.get(f"true_error_{when}_mm") for when in ("before", "after"))
     if before and after:
         print(f"True error: {before['mean']:.2f} mm on average before, {after['mean']:.2f} mm after")
@@ -424,9 +428,7 @@ def _print_sequence(outcome: client.Outcome, as_json: bool) -> None:
     if as_json:
         sys.stdout.buffer.write(outcome.files["result"].read_bytes())
         return
-    print(f"Verdict: {outcome.verdict['level']}")
-    for reason in outcome.verdict["reasons"]:
-        print(f"  - {reason}")
+    _print_verdict(outcome)
     print(f"Time: {_duration(outcome.timings['total'])}")
     print(f"Results: {outcome.files['result'].parent}")
 

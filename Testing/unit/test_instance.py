@@ -215,6 +215,36 @@ def test_fit_starts_from_given_displacements() -> None:
     assert (velocity.at_nodes() - field).norm(dim=0).mean() < 0.25 * field.norm(dim=0).mean()
 
 
+def test_a_change_at_the_nodes_is_nearly_met() -> None:
+    """For waves of four nodes, of which the spline with the changes as its coefficients misses a third."""
+    velocity = Velocity((48, 48, 48), 2.0, 8.0)
+    wanted = torch.sin(identity(velocity.nodes)[:1] * torch.pi / 2 + 0.3).expand(3, -1, -1, -1)
+    velocity.coefficients = velocity.change(wanted)
+    inner = (slice(None), *(slice(2, -2),) * 3)
+    left = (velocity.at_nodes() - wanted)[inner].abs().max()
+    assert velocity.fade()[inner[1:]].min() == 1
+    assert left < 0.05 * wanted[inner].abs().max()
+
+
+def test_no_node_moves_farther_than_a_step_may() -> None:
+    """Images that differ by an edge far away ask for more than one node at once."""
+    far = torch.zeros_like(WARP)
+    far[0] = 9.0
+    images = [image(far, "t1"), image(torch.zeros_like(far), "t1")]
+    ones = [torch.ones(SHAPE)] * 2
+    velocity = Velocity(SHAPE, SPACING_MM, SETTINGS.control_spacing_mm)
+    settings = replace(SETTINGS, iterations=(1, 0), regularisation=1e-4)
+    optimise(
+        Pair(*(compact(mind_ssc(x)) for x in images), *ones, SPACING_MM, *images),
+        velocity,
+        settings,
+        0,
+        lambda *_: None,
+    )
+    longest = velocity.at_nodes().norm(dim=0).max()
+    assert 0.5 < longest < 1.3
+
+
 def test_a_linear_stretch_is_smoother_than_a_bent_one_of_the_same_size() -> None:
     """Both change by the same amount between neighbours, but only one keeps the direction of the change."""
     ramp = INDEX[:1] * 0.1

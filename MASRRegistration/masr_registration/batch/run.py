@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 
 from ..case.monitor import CancelFlag
 from ..errors import InputError, ResourceError
+from ..hashing import file_sha256
 from ..presets import FORMAT_VERSION as PRESET_VERSION
 from ..presets import Preset
 from . import cohort, study
@@ -348,7 +348,6 @@ def _hashes(described: Mapping[str, Any]) -> dict[str, str]:
 def _sha256(path: str) -> str:
     """Of a file; empty where it is none any more."""
     try:
-        with Path(path).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return file_sha256(Path(path))
     except OSError:
         return ""

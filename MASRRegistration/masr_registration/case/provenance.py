@@ -17,10 +17,10 @@ import torch
 
 from .. import __version__
 from ..dicom_series import is_dicom
+from ..hashing import file_sha256
 from ..volume import Volume
 
 _HEADER_ONLY = (".mhd", ".nhdr", ".hdr")
-_BLOCK = 2**20
 
 
 def versions() -> dict[str, str]:
@@ -46,11 +46,7 @@ def describe_device(device: torch.device) -> str:
 
 def describe_file(path: str) -> dict[str, str]:
     """Base name and sha256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return {"name": Path(path).name, "sha256": digest.hexdigest()}
+    return {"name": Path(path).name, "sha256": file_sha256(Path(path))}
 
 
 def describe_volume(path: str | None, volume: Volume) -> dict[str, Any]:

@@ -7,7 +7,6 @@ is kept goes to the user's models (`representation.models`), with a card.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import re
 import time
@@ -26,6 +25,7 @@ from ..case.monitor import CancelFlag
 from ..device import resolve_device
 from ..errors import CancelledError, InputError
 from ..evaluation.discriminability import Descriptor
+from ..hashing import input_sha256
 from ..representation import models
 from ..representation.encoder import Encoder, dsir
 from ..representation.masr_net import MasrNet
@@ -245,7 +245,7 @@ def _begin(folder: Path, settings: Settings, files: list[Path], entry: Model) ->
         "masr_adaptation": FORMAT_VERSION,
         "settings": asdict(settings),
         "base_sha256": entry.sha256,
-        "images": {file.name: _hash(file) for file in files},
+        "images": {file.name: input_sha256(file) for file in files},
     }
     path = folder / STATE
     if path.exists():
@@ -357,11 +357,3 @@ def _keep(network: nn.Module, settings: Settings, base: Model, images: int, numb
     replace_text(folder / f"{name}.md", card)
     models.use(name)
     return model
-
-
-def _hash(file: Path) -> str:
-    try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f'"{file.name}" cannot be read.') from error

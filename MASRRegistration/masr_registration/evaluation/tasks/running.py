@@ -28,6 +28,7 @@ from ...batch.progress import OnEvent
 from ...batch.study import replace_text
 from ...case.monitor import CancelFlag
 from ...errors import CancelledError, InputError
+from ...hashing import input_sha256
 from ...worker.messages import jsonable
 from ...worker.staging import writing
 from . import fields, scoring, summary
@@ -143,7 +144,7 @@ class Evaluation:
                     continue
                 rated.seconds[case.id] = float(result["timings"]["total"])
                 path = run.study.cases / case.id / "displacement.nrrd"
-                self._score(rated, folder, case, _hash(path), partial(_own, path))
+                self._score(rated, folder, case, input_sha256(path), partial(_own, path))
                 self._submit(method, case, path)
         return rated
 
@@ -181,7 +182,7 @@ class Evaluation:
                     rated,
                     self.output / "others" / slug(name),
                     case,
-                    _hash(path),
+                    input_sha256(path),
                     partial(_other, path),
                 )
             except InputError as error:
@@ -252,15 +253,7 @@ def _other(path: Path, truth: scoring.Truth) -> np.ndarray:
 
 def _side_hashes(side: Side) -> list[str]:
     files = (side.image, side.labels, side.mask, side.landmarks)
-    return ["" if path is None else _hash(path) for path in files]
-
-
-def _hash(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f'"{path.name}" cannot be read.') from error
+    return ["" if path is None else input_sha256(path) for path in files]
 
 
 def _recorded(path: Path, key: str) -> dict[str, Any] | None:
