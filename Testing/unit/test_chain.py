@@ -221,6 +221,16 @@ def test_a_field_that_moves_its_border_is_inverted_too(grid: Geometry) -> None:
     assert np.linalg.norm(back - points, axis=1).max() < 0.01
 
 
+@grids
+def test_a_guess_leads_to_the_same_inverse_and_a_wrong_one_too(grid: Geometry) -> None:
+    field = smooth_field(grid, 2.0, wavelength=2.0)
+    alone = field.inverse()
+    for guess in (-field.displacement, 3.0 * field.displacement):
+        found = field.inverse(guess)
+        assert found.geometry == alone.geometry
+        assert float((found.displacement - alone.displacement).abs().amax()) < 2e-3
+
+
 def test_an_empty_chain_is_the_identity() -> None:
     chain = TransformChain(())
     points = points_in(GRIDS["oblique"], 5)

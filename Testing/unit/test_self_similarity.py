@@ -77,6 +77,14 @@ def test_mind_ssc_equals_the_slow_version_everywhere(
     np.testing.assert_allclose(fast, expected, atol=tolerance)
 
 
+@pytest.mark.parametrize(("radius", "patch_radius"), [(1, 1), (2, 1), (1, 2), (2, 0)])
+def test_an_image_of_many_slices_has_no_seams(radius: int, patch_radius: int) -> None:
+    image = torch.from_numpy(np.random.default_rng(3).random((37, 9, 11)))
+    expected = mind_ssc(image, radius, patch_radius=patch_radius)
+    found = mind_ssc(image.float(), radius, patch_radius=patch_radius)
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-4)
+
+
 def test_dns_keeps_channels_and_has_two_layouts() -> None:
     arrays = image(1, (3, *SHAPE)) * np.array([1, 50, 0.02])[:, None, None, None]
     fast = deep_neighbourhood_self_similarity(torch.from_numpy(arrays)).numpy()

@@ -8,6 +8,19 @@ import numpy as np
 from .options import FAST_MATH
 
 
+@numba.njit(fastmath=FAST_MATH, cache=True, nogil=True)
+def _along(rows, kept, third):  # type: ignore[no-untyped-def]
+    """Means of three neighbouring rows of ``(N, W)`` in place; `kept` ``(2, W)`` is working space."""
+    count, width = rows.shape
+    kept[0] = rows[0]
+    for n in range(count):
+        before, here = kept[n % 2], kept[(n + 1) % 2]
+        after = rows[min(n + 1, count - 1)]
+        for i in range(width):
+            here[i] = rows[n, i]
+            rows[n, i] = (before[i] + here[i] + after[i]) * third
+
+
 @numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
 def box3(images, repeats):  # type: ignore[no-untyped-def]
     """Mean over cubes of 3 voxels in place, `repeats` times, edges repeated: float32 ``(N, D, H, W)``."""
@@ -15,26 +28,16 @@ def box3(images, repeats):  # type: ignore[no-untyped-def]
     third = np.float32(1 / 3)
     for n in numba.prange(count):
         plane = images[n]
+        line = np.empty(width + 2, np.float32)
+        kept = np.empty((2, width), np.float32)
         for _ in range(repeats):
             for k in range(depth):
                 for j in range(height):
-                    before = plane[k, j, 0]
+                    line[1:-1] = plane[k, j]
+                    line[0], line[-1] = line[1], line[-2]
                     for i in range(width):
-                        here = plane[k, j, i]
-                        plane[k, j, i] = (before + here + plane[k, j, min(i + 1, width - 1)]) * third
-                        before = here
-            row = np.empty(width, np.float32)
+                        plane[k, j, i] = (line[i] + line[i + 1] + line[i + 2]) * third
             for k in range(depth):
-                row[:] = plane[k, 0]
-                for j in range(height):
-                    for i in range(width):
-                        here = plane[k, j, i]
-                        plane[k, j, i] = (row[i] + here + plane[k, min(j + 1, height - 1), i]) * third
-                        row[i] = here
+                _along(plane[k], kept, third)
             for j in range(height):
-                row[:] = plane[0, j]
-                for k in range(depth):
-                    for i in range(width):
-                        here = plane[k, j, i]
-                        plane[k, j, i] = (row[i] + here + plane[min(k + 1, depth - 1), j, i]) * third
-                        row[i] = here
+                _along(plane[:, j], kept, third)

@@ -26,7 +26,7 @@ from ..representation.encoder import Encoder
 from ..representation.self_similarity import mind_ssc
 from ..transforms import affine
 from ..transforms.chain import Affine, DisplacementField, TransformChain
-from ..transforms.grid import pool, sample
+from ..transforms.grid import pool
 from ..transforms.jacobian import fold_count, folded_cells, jacobian_determinant, row_bound
 from ..transforms.resample import resample
 from ..transforms.velocity import one_to_one_factors, smoothed_where
@@ -441,13 +441,11 @@ class _Run:
         return result
 
     def _moved_index(self, moving: Scan, grid: Geometry) -> Tensor:
-        """Where the points of `grid` lie in `moving` ``(3, D, H, W)`` by the dense transform, linear beyond it."""
-        linear = TransformChain((Affine(self.matrix),)).dense(self.fixed.geometry)
-        bent = (self.dense - linear).to(self.device)
-        displacement = sample(bent, self.fixed.index(grid, np.eye(4)))
+        """Where the points of `grid` lie in `moving`: ``(3, D, H, W)``."""
+        chain = TransformChain((Affine(self.matrix), *self.fields))
         to_index = torch.tensor(moving.geometry.physical_to_index[:3, :3], dtype=torch.float32)
-        bent_index = torch.einsum("ab,bdhw->adhw", to_index.to(self.device), displacement)
-        return moving.index(grid, self.matrix) + bent_index
+        displacement = torch.einsum("ab,bdhw->adhw", to_index, chain.dense(grid).cpu())
+        return moving.index(grid, np.eye(4)) + displacement.to(self.device)
 
     def _native_foreground(self) -> np.ndarray:
         return np.asarray(self.fixed.region.cpu().numpy())

@@ -69,21 +69,27 @@ class DisplacementField:
             return moved
         return points + self.at(points)
 
-    def inverse(self) -> DisplacementField:
+    def inverse(self, guess: Tensor | None = None) -> DisplacementField:
         """The inverse at the nodes by fixed point ``y -> x = y - u(x)``, on a grid that covers what this one moves.
 
         Where a field that does not fade moves a point out of its grid, the place has two origins; the inner one counts.
+
+        Args:
+            guess: what the iteration begins with where the field fades to zero at its border, ``(3, D, H, W)`` in mm.
         """
         geometry = self._reached()
         nodes = grid_points(geometry, 0, geometry.shape[0], self.displacement.device)
-        guess = -self.at(nodes, zeros=False)
+        if guess is None or geometry is not self.geometry:
+            found = -self.at(nodes, zeros=False)
+        else:
+            found = guess.reshape(3, -1).T.to(nodes.dtype)
         for _ in range(INVERSE_ITERATIONS):
-            update = -self.at(nodes + guess)
-            change = float((update - guess).abs().amax())
-            guess = update
+            update = -self.at(nodes + found)
+            change = float((update - found).abs().amax())
+            found = update
             if change < INVERSE_TOLERANCE_MM:
                 break
-        return DisplacementField(guess.T.reshape(3, *geometry.shape).float().contiguous(), geometry)
+        return DisplacementField(found.T.reshape(3, *geometry.shape).float().contiguous(), geometry)
 
     def _reached(self) -> Geometry:
         """The grid, extended as far as displacements at its border reach; the engine's own fields fade before it."""

@@ -77,7 +77,7 @@ def _factor(velocity: Tensor, geometry: Geometry) -> tuple[DisplacementField, Di
     if not float(row_bound(displacement).amax()) < STRICT_BOUND:
         return None
     field = DisplacementField(torch.einsum("ab,bdhw->adhw", to_mm, displacement), geometry)
-    inverse = field.inverse()
+    inverse = field.inverse(torch.einsum("ab,bdhw->adhw", to_mm, exponential(-velocity)))
     back = torch.einsum("ab,bdhw->adhw", torch.linalg.inv(to_mm), inverse.displacement)
     return (field, inverse) if float(row_bound(back).amax()) < STRICT_BOUND else None
 
