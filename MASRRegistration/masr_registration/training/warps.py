@@ -81,7 +81,7 @@ def random_velocity(generator: Generator, size: int) -> Tensor:
     matrix += angle * _skew(torch.randn(3, generator=generator).clamp(-1.5, 1.5))
     centred = identity(shape) - (cells - 1) / 2
     share = float(torch.rand((), generator=generator))
-    overall = uniform(generator, 0.2, 2.0)
+    overall = uniform(generator, 0.2, 1.2)
     velocity = share * torch.einsum("ab,bkji->akji", matrix, centred)
     velocity += share * shift * torch.randn(3, 1, 1, 1, generator=generator).clamp(-1.5, 1.5)
     for low, high, slope in ((7, 16, 0.35), (3, 6, 0.22)):
