@@ -38,11 +38,11 @@ def main(problem: Path, name: str, output: Path, threads: int) -> None:
         method.register(*small, preset)
     warm = time.perf_counter()
     method.prepare(fixed, moving, preset)
-    _forget_peak()
+    forget_peak()
     wall, cpu = time.perf_counter(), time.process_time()
     outcome = method.register(fixed, moving, preset)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    peak = _peak_mb()
+    peak = peak_mb()
     record: dict[str, Any] = {
         "wall_s": wall,
         "cpu_s": cpu if outcome.cpu_s is None else outcome.cpu_s,
@@ -74,15 +74,15 @@ def _small_pair() -> tuple[Volume, Volume]:
     return Volume(array, geometry), Volume(np.where(body, 700 - array, 0).astype(np.float32), geometry)
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
     """Start the peak anew, where the system (Linux) lets a process do so."""
     reset = Path("/proc/self/clear_refs")
     if reset.exists():
         reset.write_text("5", encoding="ascii")
 
 
-def _peak_mb() -> float | None:
-    """The most memory that this process held since `_forget_peak`, in 10^6 bytes; None where it is not told."""
+def peak_mb() -> float | None:
+    """The most memory that this process held since `forget_peak`, in 10^6 bytes; None where it is not told."""
     status = Path("/proc/self/status")
     match = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
     return int(match.group(1)) * 1024 / 1e6 if match else None

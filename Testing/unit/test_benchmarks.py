@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from benchmarks import cases, methods, plot, table
+from benchmarks import cases, encoding, methods, plot, table
 from benchmarks.cases import Case
 from benchmarks.cases.liver_phases import second_phase
 from benchmarks.cases.scaling import cube
@@ -300,3 +300,9 @@ def test_the_picture_holds_every_panel_or_says_that_it_was_not_measured(tmp_path
     plot.write(some, tmp_path / "table.png")
     plot.write([], tmp_path / "empty.png")
     assert (tmp_path / "table.png").stat().st_size > (tmp_path / "empty.png").stat().st_size > 1000
+
+
+def test_the_cost_of_encoding_is_measured() -> None:
+    rows = [encoding.cost(name, (32, 32, 32), repeats=1) for name in encoding.ROWS[:2]]
+    assert all(seconds > 0 for seconds, _ in rows)
+    assert rows[1][0] > rows[0][0]  # a network costs more than MIND-SSC

@@ -8,6 +8,7 @@ import torch
 from masr_registration.presets import Normalisation
 from masr_registration.representation import models
 from masr_registration.representation.masr_net import (
+    SLAB,
     FaithfulMasrNet,
     Features,
     MasrNet,
@@ -156,6 +157,17 @@ def test_other_sizes_are_completed_with_edge_values(network: MasrNet) -> None:
     completed = nn.functional.pad(image, (0, 2, 0, 0, 0, 0), mode="replicate")
     features = network(image).stride2
     torch.testing.assert_close(features, network(completed).stride2[..., :15])
+
+
+@pytest.mark.parametrize("depth", [2 * SLAB, 2 * SLAB + 16, 6 * SLAB + 2])
+def test_slabs_leave_no_seams(network: MasrNet, depth: int) -> None:
+    image = _noise(depth, 18, 34)
+    with torch.enable_grad():
+        whole = network(image)
+    with torch.no_grad():
+        slabs = network(image)
+    for expected, found in zip(whole, slabs, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_joined_distances_are_the_sum_over_channels() -> None:

@@ -24,6 +24,8 @@ from .self_similarity import deep_neighbourhood_self_similarity, pair_distances,
 NEGATIVE_SLOPE = 0.1
 DNS_CHANNELS = 8
 COARSEST_STRIDE = 16
+SLAB = 16
+"""Cells of stride 2 that are decoded at a time, an even number."""
 
 
 class Features(NamedTuple):
@@ -75,9 +77,20 @@ class MasrNet(nn.Module):
         coarse = self.down8(blur_pool(middle))
         coarse = self.up8(torch.cat((coarse, _doubled(self.down16(blur_pool(coarse)))), dim=1))
         middle = self.up4(torch.cat((middle, _doubled(coarse)), dim=1))
-        fine = self.up2(torch.cat((fine, _doubled(middle)), dim=1))
+        fine = self._finest(fine, middle)
         heads = ((self.head2, fine, 2), (self.head4, middle, 4), (self.head8, coarse, 8))
         return Features(*(_unit(_cropped(head(x), shape, stride)) for head, x, stride in heads))
+
+    def _finest(self, fine: Tensor, middle: Tensor) -> Tensor:
+        """`up2` of both; slab by slab where no gradient is wanted, because the joined channels are the most memory."""
+        depth = fine.shape[2]
+        step = depth if torch.is_grad_enabled() else SLAB
+        parts = []
+        for start in range(0, depth, step):
+            low, high = max(start - 2, 0), min(start + step + 2, depth)
+            joined = torch.cat((fine[:, :, low:high], _doubled(middle[:, :, low // 2 : high // 2])), dim=1)
+            parts.append(self.up2(joined)[:, :, start - low : start - low + step])
+        return torch.cat(parts, dim=2)
 
     def _self_similarity(self, features: Tensor) -> Tensor:
         """``(N, 12 len(radii), D, H, W)`` relations of features ``(N, C, D, H, W)``, distances summed over C."""

@@ -15,9 +15,9 @@ BASE_MB = 700.0
 IMAGE_BYTES = 24.0
 WORKING_BYTES = 120.0
 """Peak host memory: libraries and compiled code, and bytes per voxel of both images and of the working grid."""
-NETWORK_BYTES = {"mind": 0.0, "masr": 120.0, "masr-adapted": 120.0, "masr-faithful": 1500.0}
-"""More of these per voxel of the working grid while a network encodes. For the network alone, 140 and 200 bytes were
-measured with "masr" (the larger at 112^3) and 1250 with "masr-faithful" (64^3)."""
+NETWORK_BYTES = {"mind": 0.0, "masr": 90.0, "masr-adapted": 90.0, "masr-faithful": 1500.0}
+"""More of these per voxel of the working grid while a network encodes. For the network alone, 85 and 110 bytes were
+measured with "masr" (`python -m benchmarks.encoding`; the larger at 112^3) and 1250 with "masr-faithful" (64^3)."""
 DEVICE_IMAGE_BYTES, DEVICE_WORKING_BYTES = 30.0, 260.0
 """The same for CUDA, counted from the arrays that the torch kernels make, not measured."""
 SECONDS_LINEAR = 12.0
