@@ -165,8 +165,11 @@ class ConsoleLogic:
         """Sentences on what keeps a result from being exported as a DICOM spatial registration object."""
         return spatial_registration.missingForExport(_transformNode(result))
 
-    def exportDicom(self, result: Any, folder: str | Path) -> list[Path]:
-        """Write a result as a DICOM spatial registration object by SlicerRT; returns the new files."""
+    def exportDicom(self, result: Any, folder: str | Path) -> Path:
+        """Write a result as a DICOM spatial registration object into a folder; returns its file.
+
+        The object names the patient.
+        """
         return spatial_registration.exportSpatialRegistration(_transformNode(result), folder)
 
     def _run(self, kind: type[RegistrationJob], *arguments: Any) -> RegistrationJob:

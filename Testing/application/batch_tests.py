@@ -5,33 +5,16 @@ import time
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import slicer
+from dicom_tools import DicomDatabase, write_series
+from masr_registration.batch import manifest
+from masr_registration.errors import InputError
+from masr_registration.volume import read_volume
 from MASRRegistrationLib.gui import batch_tab
 from MASRRegistrationLib.mrml import batch_cases
 
 from .module_case import ModuleCase, addPair, quickPreset
-
-
-class Database:
-    """As much of ctkDICOMDatabase as the tab asks."""
-
-    def __init__(self, studies):
-        self.studies = studies
-
-    def patients(self):
-        return ("patient",)
-
-    def studiesForPatient(self, patient):
-        return tuple(self.studies)
-
-    def seriesForStudy(self, study):
-        return tuple(self.studies[study])
-
-    def descriptionForSeries(self, series):
-        return series
-
-    def filesForSeries(self, series):
-        return (f"/dicom/{series}/1.dcm", f"/dicom/{series}/2.dcm")
 
 
 class BatchTest(ModuleCase):
@@ -168,11 +151,70 @@ class BatchTest(ModuleCase):
             self.form.makeButton.click()
         self.assertEqual(self.errors, ["The DICOM database is not open; open it in the module DICOM."])
 
+    def addSeries(self, folder, *descriptions, patient="17"):
+        """Series of one study, a folder for each."""
+        return [
+            write_series(
+                self.folder / "dicom" / folder / str(number),
+                np.diag([1.0, 1.0, 2.0, 1.0]),
+                (3, 4, 5),
+                uid=f"1.2.{folder}.{number}",
+                study=f"1.2.{folder}",
+                patient=patient,
+                description=description,
+            )
+            for number, description in enumerate(descriptions)
+        ]
+
+    def found(self, fixed="T1", moving="t2"):
+        return batch_cases.fromDicomDatabase(DicomDatabase(self.folder / "dicom"), fixed, moving)
+
     def test_cases_from_the_dicom_database(self):
-        database = Database({"a": ["T1 axial", "T2 axial"], "b": ["T1"], "c": ["T1 x", "t1 y", "T2"]})
-        found = batch_cases.fromDicomDatabase(database, "T1", "t2")
+        t1, t2 = self.addSeries("1", "T1 axial", "T2 axial")
+        self.addSeries("2", "T1", patient="18")
+        self.addSeries("3", "T1 x", "t1 y", "T2", "", patient="19")
+        with mock.patch.object(slicer, "dicomDatabase", DicomDatabase(self.folder / "dicom"), create=True):
+            self.form.sourceComboBox.setCurrentIndex(batch_tab.DICOM)
+            self.form.fixedPatternEdit.text, self.form.movingPatternEdit.text = "T1", "t2"
+            self.form.manifestEdit.currentPath = str(self.folder / "dicom.csv")
+            self.form.makeButton.click()
+        self.assertEqual(self.errors, [])
+        (case,) = manifest.read(self.folder / "dicom.csv").cases
+        self.assertEqual(case.id, "study-001")
         self.assertEqual(
-            found.rows,
-            [{"id": "study-001", "fixed": "/dicom/T1 axial/1.dcm", "moving": "/dicom/T2 axial/1.dcm"}],
+            (Path(case.files["fixed"]).parent, Path(case.files["moving"]).parent),
+            (t1[0].parent, t2[0].parent),
         )
+        self.assertEqual(
+            self.form.remarkLabel.text.splitlines()[1:],
+            [
+                'Study 2 was left out: 0 of its series match "t2".',
+                'Study 3 was left out: 2 of its series match "T1".',
+            ],
+        )
+
+    def test_the_series_of_the_database_are_read_whole(self):
+        files, _others = self.addSeries("1", "T1", "T2")
+        ((row,),) = [self.found().rows]
+        self.assertEqual(read_volume(row["fixed"]).array.shape, (3, 4, 5))
+        self.assertNotEqual(files[0].suffix, ".dcm")
+
+    def test_series_of_two_studies_of_one_patient(self):
+        self.addSeries("1", "MR T2")
+        self.addSeries("2", "CT abdomen")
+        self.addSeries("3", "CT abdomen", patient="18")
+        found = self.found("MR", "CT")
+        self.assertEqual([row["id"] for row in found.rows], ["patient-001"])
         self.assertEqual(len(found.remarks), 2)
+
+    def test_series_that_cannot_be_read(self):
+        files, _others = self.addSeries("1", "T1", "T2")
+        with self.assertRaisesRegex(InputError, "both texts match the same series"):
+            self.found("T1", "1")
+        files[0].rename(self.folder / "dicom" / "elsewhere")
+        with self.assertRaisesRegex(InputError, "in several folders"):
+            self.found()
+        database = DicomDatabase(self.folder / "dicom")
+        files[1].unlink()
+        with self.assertRaisesRegex(InputError, "not on this computer"):
+            batch_cases.fromDicomDatabase(database, "T1", "T2")

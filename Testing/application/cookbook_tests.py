@@ -9,6 +9,7 @@ from unittest import mock
 
 import numpy as np
 import slicer
+import vtk
 from application.module_case import (
     CORNERS,
     SHIFT_RAS,
@@ -19,6 +20,7 @@ from application.module_case import (
     quickPreset,
     shiftError,
 )
+from dicom_tools import DicomDatabase, write_series
 from docs_code import blocks
 from masr_registration.presets import Preset
 
@@ -171,13 +173,10 @@ class CookbookTest(ModuleCase):
         self.assertEqual(Preset.from_json((self.folder / "stiff.json").read_text()).name, "stiff")
 
     def test_recipe_10_provenance_and_dicom(self):
-        names, printed = self.cook(10)
+        _names, printed = self.cook(10)
         self.assertTrue(printed.startswith("quick "))
         self.assertRegex(printed, r"[0-9a-f]{64}")
-        if names["missing"]:
-            self.assertIn("SlicerRT is not installed", printed)
-        else:
-            self.assertTrue(list((self.folder / "dicom").rglob("*")))
+        self.assertIn("was not loaded from the DICOM database", printed)
 
     def addLandmarks(self, name, shift=(0, 0, 0)):
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
@@ -199,7 +198,7 @@ class CookbookTest(ModuleCase):
 
 
 class DicomButtonTest(ModuleCase):
-    """The button of the Result section, with a stand-in for SlicerRT."""
+    """The button of the Result section."""
 
     def setUp(self):
         super().setUp()
@@ -211,45 +210,41 @@ class DicomButtonTest(ModuleCase):
         folder.start()
         self.addCleanup(folder.stop)
 
-    def install(self, problem=""):
-        """What SlicerRT puts into the application."""
-
-        class Plugin:
-            def examineForExport(self, item):
-                return [mock.Mock(directory="", item=item)]
-
-            def export(self, exportables):
-                if not problem:
-                    (Path(exportables[0].directory) / "sro.dcm").write_bytes(b"DICM")
-                return problem
-
-        plugins = {**getattr(slicer.modules, "dicomPlugins", {}), "DicomSroImportExportPlugin": Plugin}
-        for name, value in (
-            ("dicomPlugins", plugins),
-            ("dicomsroimportexport", mock.Mock()),
-            ("plastimatch_slicer_bspline", mock.Mock()),
-        ):
-            patch = mock.patch.object(slicer.modules, name, value, create=True)
-            patch.start()
-            self.addCleanup(patch.stop)
+    def comeFromDicom(self):
+        """The volumes as if they had been loaded from two series of the database."""
+        for number, node in enumerate((self.parameters.fixedVolume, self.parameters.movingVolume)):
+            matrix = vtk.vtkMatrix4x4()
+            node.GetIJKToRASMatrix(matrix)
+            ijkToLps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ slicer.util.arrayFromVTKMatrix(matrix)
+            size, uid = slicer.util.arrayFromVolume(node).shape, f"1.2.{number}"
+            write_series(self.folder / "dicom" / uid, ijkToLps, size, uid=uid)
+            instances = (f"{uid}.{k + 1}" for k in range(size[0]))
+            node.SetAttribute("DICOM.instanceUIDs", " ".join(instances))
+        database = mock.patch.object(
+            slicer, "dicomDatabase", DicomDatabase(self.folder / "dicom"), create=True
+        )
+        database.start()
+        self.addCleanup(database.stop)
+        self.tabs.result.update()
 
     def test_what_is_missing_is_told(self):
-        if hasattr(slicer.modules, "dicomsroimportexport"):
-            self.skipTest("SlicerRT is installed")
-        self.assertIn("SlicerRT is not installed", self.resultUi.dicomButton.toolTip)
+        self.assertIn("was not loaded from the DICOM database", self.resultUi.dicomButton.toolTip)
         self.resultUi.dicomButton.click()
-        self.assertIn("SlicerRT is not installed", self.errors[0])
+        self.assertIn("was not loaded from the DICOM database", self.errors[0])
         self.assertFalse((self.folder / "out").exists())
 
     def test_it_is_written(self):
-        self.install()
+        self.comeFromDicom()
+        self.assertIn("It names the patient", self.resultUi.dicomButton.toolTip)
         told = []
         with mock.patch("slicer.util.infoDisplay", lambda text, **options: told.append(text)):
             self.resultUi.dicomButton.click()
-        self.assertEqual((self.errors, told), ([], ["1 DICOM files were written."]))
-        self.assertEqual((self.folder / "out" / "sro.dcm").read_bytes(), b"DICM")
+        (path,) = (self.folder / "out").iterdir()
+        self.assertEqual((self.errors, told), ([], [f'"{path.name}" was written.']))
+        self.assertEqual(path.read_bytes()[128:132], b"DICM")
 
     def test_a_failure_is_told(self):
-        self.install("no space")
+        self.comeFromDicom()
+        (self.folder / "out").write_text("mine")
         self.resultUi.dicomButton.click()
-        self.assertEqual(self.errors, ["SlicerRT could not write the registration: no space."])
+        self.assertEqual(self.errors, ['The DICOM object cannot be written into "out".'])

@@ -16,6 +16,7 @@ from masr_registration.errors import InputError, MasrError
 from slicer.i18n import tr as _
 
 from ..mrml import batch_cases
+from ..mrml.dicom_database import openDatabase
 from .background_tab import BackgroundTab
 from .batch_process import BatchProcess
 from .messages import showError
@@ -117,7 +118,7 @@ class BatchTab(BackgroundTab):
             fixed = None if self.parameters is None else self.parameters.fixedVolume
             return batch_cases.fromScene(fixed, path.parent / f"{path.stem}-images")
         if source == DICOM:
-            return batch_cases.fromDicomDatabase(_dicomDatabase(), texts["fixed"], texts["moving"])
+            return batch_cases.fromDicomDatabase(openDatabase(), texts["fixed"], texts["moving"])
         root = Path(ui.rootEdit.currentPath or "-")
         found = (discover.by_bids if source == BIDS else discover.by_patterns)(root, texts)
         for row in found.rows:
@@ -282,11 +283,3 @@ class BatchTab(BackgroundTab):
 
     def _open(self, path: Path) -> None:
         qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(path)))
-
-
-def _dicomDatabase() -> Any:
-    """That of the DICOM module, which sets it when it is loaded."""
-    database = getattr(slicer, "dicomDatabase", None)
-    if database is None or not database.isOpen:
-        raise InputError(_("The DICOM database is not open; open it in the module DICOM."))
-    return database

@@ -116,16 +116,15 @@ class ResultPanel(Tab):
             return
         try:
             with slicer.util.WaitCursor():
-                files = exportSpatialRegistration(self.transformNode, folder)
+                path = exportSpatialRegistration(self.transformNode, folder)
         except MasrError as error:
             showError(error)
         else:
-            text = _("{count} DICOM files were written.").format(count=len(files))
-            slicer.util.infoDisplay(text)
+            slicer.util.infoDisplay(plain(_('"{name}" was written.').format(name=path.name)))
 
     def chooseFolder(self) -> str:
         """Empty when the user chose none."""
-        folder: str = qt.QFileDialog.getExistingDirectory(self.widget, _("Folder for the DICOM files"))
+        folder: str = qt.QFileDialog.getExistingDirectory(self.widget, _("Folder for the DICOM file"))
         return folder
 
     def onRevert(self) -> None:
@@ -195,7 +194,9 @@ class ResultPanel(Tab):
     @staticmethod
     def _dicomToolTip(transformNode: Any) -> str:
         missing = [] if transformNode is None else missingForExport(transformNode)
-        return "\n".join(missing) or _("A DICOM spatial registration object that refers to both volumes.")
+        return "\n".join(missing) or _(
+            "A DICOM spatial registration object. It names the patient and refers to all images of both volumes."
+        )
 
     def _showProvenance(self, transformNode: Any) -> None:
         content = storedResult(transformNode)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,10 @@ from masr_registration.batch.discover import Found
 from masr_registration.errors import InputError
 from slicer.i18n import tr as _
 
+from .dicom_database import filesOfSeries
 from .inputs import InputVolume, checkRequest
+
+_MOST_REMARKS = 5
 
 
 def fromScene(fixedNode: Any, folder: Path) -> Found:
@@ -49,33 +54,52 @@ def fromScene(fixedNode: Any, folder: Path) -> Found:
 def fromDicomDatabase(database: Any, fixedText: str, movingText: str) -> Found:
     """A case for every study with one series whose description holds each text; ids carry no identity.
 
-    `database` is `slicer.dicomDatabase`. Raises `InputError` when no study fits.
+    A patient without such a study, but with one series for each text in all studies together, is a case as well.
+    `database` is `slicer.dicomDatabase`. Raises `InputError` when nothing fits.
     """
     if not fixedText or not movingText:
         raise InputError(_("Say what the descriptions of the fixed and of the moving series contain."))
-    found = Found()
+    found, texts = Found(), {"fixed": fixedText, "moving": movingText}
     number = 0
-    for patient in database.patients():
+    for patientNumber, patient in enumerate(database.patients(), start=1):
+        rows, remarks, ofPatient = [], [], []
         for study in database.studiesForPatient(patient):
             number += 1
-            row = {"id": f"study-{number:03}"}
-            for column, text in (("fixed", fixedText), ("moving", movingText)):
-                series = [
-                    one
-                    for one in database.seriesForStudy(study)
-                    if text.lower() in database.descriptionForSeries(one).lower()
+            series = database.seriesForStudy(study)
+            ofPatient += series
+            try:
+                rows.append({"id": f"study-{number:03}", **_pair(database, series, texts)})
+            except InputError as error:
+                sentence = _("Study {number} was left out: {reason}.")
+                remarks.append(sentence.format(number=number, reason=error))
+        if not rows and len(remarks) > 1:
+            with suppress(InputError):
+                rows = [{"id": f"patient-{patientNumber:03}", **_pair(database, ofPatient, texts)}]
+                remarks = [
+                    _("{case} is of two studies of one patient.").format(case=rows[0]["id"]),
                 ]
-                if len(series) == 1 and database.filesForSeries(series[0]):
-                    row[column] = database.filesForSeries(series[0])[0]
-                else:
-                    found.remarks.append(
-                        _('Study {number} was left out: {count} of its series match "{text}".').format(
-                            number=number, count=len(series), text=text
-                        )
-                    )
-                    break
-            else:
-                found.rows.append(row)
+        found.rows += rows
+        found.remarks += remarks
     if not found.rows:
-        raise InputError(_("No study of the DICOM database has one series for each of the two texts."))
+        raise InputError(
+            "\n".join(
+                [
+                    _("No study of the DICOM database has one series for each of the two texts."),
+                    *found.remarks[:_MOST_REMARKS],
+                ]
+            )
+        )
     return found
+
+
+def _pair(database: Any, series: Iterable[str], texts: Mapping[str, str]) -> dict[str, str]:
+    """A file of the one series for each text. Raises `InputError` with the reason why there is none."""
+    row = {}
+    for column, text in texts.items():
+        matching = [one for one in series if text.lower() in database.descriptionForSeries(one).lower()]
+        if len(matching) != 1:
+            raise InputError(_('{count} of its series match "{text}"').format(count=len(matching), text=text))
+        row[column] = str(filesOfSeries(database, matching[0])[0])
+    if row["fixed"] == row["moving"]:
+        raise InputError(_("both texts match the same series"))
+    return row
