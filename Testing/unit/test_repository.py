@@ -24,7 +24,7 @@ SLICER_SIDE = [MODULE / "MASRRegistration.py", MODULE / "MASRRegistrationLib"]
 APPLICATION = {"slicer", "vtk", "qt", "ctk", "PythonQt", "mrml", "vtkmodules", "MASRRegistrationLib"}
 CORE_PACKAGES = {
     "numpy", "SimpleITK", "torch", "safetensors", "typer", "rich", "matplotlib", "contourpy", "numba",
-    "dask", "distributed", "dask_jobqueue", "scipy",
+    "dask", "distributed", "dask_jobqueue", "pydicom", "scipy",
 }  # fmt: skip
 SLICER_PACKAGES = {
     "slicer",
@@ -43,6 +43,7 @@ LOADED_BY_SLICER = (
     "masr_registration.batch.study",
     "masr_registration.case.files",
     "masr_registration.case.monitor",
+    "masr_registration.dicom_registration",
     "masr_registration.errors",
     "masr_registration.matching.suggest",
     "masr_registration.presets",
