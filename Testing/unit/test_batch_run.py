@@ -179,6 +179,21 @@ def test_resuming_with_other_images_or_settings_is_refused(studies: Studies) -> 
         studies.run(resume=True)
 
 
+def test_a_finished_case_of_other_images_is_no_result_of_the_study(studies: Studies) -> None:
+    studies.write(a="good", b="good")
+    studies.run()
+    (studies.folder / "a.txt").write_text("good too")
+    summary = studies.run(resume=True, keep_going=True)
+    assert (summary.done, summary.failed) == (1, 1)
+    assert studies.study.state("a") == "failed"
+    assert "fixed image changed" in (studies.study.failure("a") or {})["message"]
+    cohort = json.loads((studies.output / "cohort.json").read_text())
+    assert cohort["counts"] == {"done": 1, "failed": 1, "waiting": 0}
+    (studies.folder / "a.txt").write_text("good")
+    summary = studies.run(resume=True)
+    assert (summary.done, summary.failed) == (2, 0)
+
+
 def test_resuming_with_other_threads_is_refused(studies: Studies) -> None:
     studies.write(a="good", b="late")
     studies.run()

@@ -132,9 +132,10 @@ class Study:
         return (self.cases / case / "result.json").is_file()
 
     def state(self, case: str) -> State:
-        if self.is_done(case):
-            return "done"
-        return "failed" if (self.failures / f"{case}.json").is_file() else "waiting"
+        """A result that is there, but is not that of the manifest any more, is a failure."""
+        if (self.failures / f"{case}.json").is_file():
+            return "failed"
+        return "done" if self.is_done(case) else "waiting"
 
     def result(self, case: str) -> dict[str, Any] | None:
         """The result.json of a finished case."""
