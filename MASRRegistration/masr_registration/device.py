@@ -12,8 +12,9 @@ import torch
 from .errors import InputError, ResourceError
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str | torch.device) -> torch.device:
     """``auto | cpu | cuda | cuda:N | mps`` to a device; `InputError` or `ResourceError` if there is none."""
+    name = str(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,7 +24,7 @@ from .case.monitor import CancelFlag, Listener, Monitor, ProgressCallback, Warni
 from .case.result import IDENTITY, Result
 from .case.settings import PresetLike, Settings
 from .case.writing import as_type
-from .errors import CancelledError, InputError, MasrError
+from .errors import CancelledError, InputError, MasrError, ResourceError
 from .transforms import affine
 from .transforms.chain import Affine, TransformChain
 from .transforms.resample import resample
@@ -83,11 +83,16 @@ class SequenceResult:
     def plot_motion(
         self, points: PointsLike, path: str | Path, times: Sequence[float] | None = None, unit: str = "item"
     ) -> None:
-        """Draw `motion` over time, a line for every point, into a file (.png, .svg, .pdf). Needs matplotlib."""
+        """Draw `motion` over time, a line for every point, into a file (.png, .svg, .pdf). Needs matplotlib.
+
+        Raises `InputError` and, where the file cannot be written, `ResourceError`.
+        """
         from matplotlib.figure import Figure
 
         labels, _ = read_points(points)
         axis = range(len(self.transforms)) if times is None else times
+        if len(axis) != len(self.transforms):
+            raise InputError(f"There are {len(self.transforms)} items and {len(axis)} times.")
         figure = Figure(figsize=(7, 4), layout="constrained")
         plot = figure.add_subplot()
         for label, line in zip(labels, self.motion(points).T, strict=True):
@@ -96,11 +101,16 @@ class SequenceResult:
         plot.set_ylim(bottom=0)
         plot.grid(alpha=0.3)
         plot.legend(loc="upper left", bbox_to_anchor=(1, 1))
-        figure.savefig(path)
+        try:
+            figure.savefig(path)
+        except ValueError as error:
+            raise InputError(f'"{Path(path).name}" has no suffix of a picture, such as .png.') from error
+        except OSError as error:
+            raise ResourceError(f'"{Path(path).name}" cannot be written.') from error
 
 
 def register_sequence(
-    items: Sequence[ImageLike] | str | os.PathLike[str],
+    items: Sequence[ImageLike] | sitk.Image | str | os.PathLike[str],
     *,
     reference: int = 0,
     target: Target = "reference",
@@ -116,7 +126,8 @@ def register_sequence(
     """Register the items of a sequence, in this process.
 
     Args:
-        items: images as for `register`, in order, or a file that holds them all (see `read_sequence`).
+        items: images as for `register`, in order, or what holds them all: a file (see `read_sequence`) or a 4-D
+            SimpleITK image.
         reference: number of the item that stays as it is, counted from 0.
         target: "reference" registers every item to the reference; "neighbour" each to the item beside it, which
             follows large motion in small steps, but adds up their errors.
@@ -127,7 +138,7 @@ def register_sequence(
     does where none can be.
     """
     settings = Settings.of(preset, device, threads, seed)
-    sources = read_sequence(items) if isinstance(items, (str, os.PathLike)) else list(items)
+    sources = _items(items)
     with settings.in_force():
         return solve_sequence(
             sources, reference, target, settings, Listener(progress, warn, cancel), reference_mask
@@ -198,6 +209,22 @@ def read_sequence(path: str | os.PathLike[str]) -> list[Volume]:
         image = sitk.ReadImage(os.fspath(path))
     except RuntimeError as error:
         raise InputError(f'"{name}" cannot be read: it is missing, damaged or not an image.') from error
+    return _frames(image, name)
+
+
+def _items(items: Sequence[ImageLike] | sitk.Image | str | os.PathLike[str]) -> list[ImageLike]:
+    if isinstance(items, (str, os.PathLike)):
+        return [*read_sequence(items)]
+    if isinstance(items, sitk.Image):
+        return [*_frames(items, "sequence")]
+    if isinstance(items, Iterable) and not isinstance(items, np.ndarray):
+        return list(items)
+    raise InputError(
+        f"A sequence has to be a path, a SimpleITK image or a list of images, not {type(items).__name__}."
+    )
+
+
+def _frames(image: sitk.Image, name: str) -> list[Volume]:
     if image.GetDimension() == 4 and image.GetNumberOfComponentsPerPixel() == 1:
         size = image.GetSize()
         frames = [sitk.Extract(image, [*size[:3], 0], [0, 0, 0, t]) for t in range(size[3])]

@@ -124,6 +124,26 @@ def test_a_plot_of_the_motion(rigid: presets.Preset, centre: np.ndarray, tmp_pat
     xml.etree.ElementTree.parse(tmp_path / "motion.svg")
     found.plot_motion(centre + POINTS, tmp_path / "motion.png")
     assert (tmp_path / "motion.png").stat().st_size > 5000
+    for name, times, words in (
+        ("a.png", [0.0], "2 items and 1 times"),
+        ("a.word", None, '"a.word" has no suffix'),
+    ):
+        with pytest.raises(masr.InputError, match=words):
+            found.plot_motion(path, tmp_path / name, times=times)
+    with pytest.raises(masr.ResourceError, match=r'"a.png" cannot be written'):
+        found.plot_motion(path, tmp_path / "nowhere" / "a.png")
+
+
+@pytest.mark.parametrize("together", [sitk.JoinSeries, sitk.Compose])
+def test_one_image_with_all_items(rigid: presets.Preset, together: Any) -> None:
+    whole = together([frame(0), frame(1)])
+    found = masr.register_sequence(whole, preset=rigid, device="cpu", threads=1)
+    parts = masr.register_sequence([frame(0), frame(1)], preset=rigid, device="cpu", threads=1)
+    assert len(found.transforms) == 2
+    for one, other in zip(found.warped, parts.warped, strict=True):
+        assert one is not None
+        assert other is not None
+        np.testing.assert_array_equal(one.array, other.array)
 
 
 def test_files_with_all_items(tmp_path: Path) -> None:
@@ -150,6 +170,9 @@ def test_files_with_all_items(tmp_path: Path) -> None:
         ({"reference": 2}, "0 to 1, not 2"),
         ({"target": "everything"}, 'not to "everything"'),
         ({"items": [frame(0), 7]}, "not int"),
+        ({"items": None}, "not NoneType"),
+        ({"items": np.zeros((2, 4, 4, 4))}, "not ndarray"),
+        ({"items": frame(0)}, "no sequence of 3-D images"),
     ],
 )
 def test_what_is_no_sequence(change: dict[str, Any], words: str, rigid: presets.Preset) -> None:

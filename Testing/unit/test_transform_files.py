@@ -75,6 +75,8 @@ def write(folder: Path, name: str) -> Path:
         ("plane.tfm", "is not a 3-D transform"),
         ("image.nii.gz", "is no displacement field"),
         ("plane.nrrd", "is no displacement field"),
+        ("missing.h5", '"missing.h5" does not exist'),
+        ("missing.nrrd", '"missing.nrrd" does not exist'),
         ("text.h5", "not a transform file"),
         ("text.tfm", "not a transform file"),
         ("empty.h5", "not a transform file"),
@@ -86,7 +88,7 @@ def write(folder: Path, name: str) -> Path:
 def test_what_cannot_be_used_gets_one_sentence(
     tmp_path: Path, name: str, words: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    path = write(tmp_path, name)
+    path = tmp_path / name if name.startswith("missing") else write(tmp_path, name)
     with pytest.raises(InputError, match=words) as caught:
         read_transform(path, "initial transform")
     assert str(caught.value).count("\n") == 0

@@ -239,6 +239,8 @@ def _itk_transform(source: TransformLike, what: str) -> sitk.Transform:
     if isinstance(source, TransformChain):
         return source.to_sitk()
     if isinstance(source, sitk.Transform):
+        if source.GetDimension() != 3:
+            raise InputError(f"The {what} is not a 3-D transform.")
         return source
     raise InputError(
         f"The {what} has to be a path, a SimpleITK transform or a TransformChain, not {type(source).__name__}."

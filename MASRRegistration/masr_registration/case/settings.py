@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,10 @@ class Settings:
         method: str | None = None,
     ) -> Settings:
         """Raises `InputError`, and `ResourceError` for a device that is not there."""
+        seed, threads = (
+            _whole(seed, "seed"),
+            None if threads is None else _whole(threads, "number of threads"),
+        )
         if threads is not None and not 1 <= threads <= MOST_THREADS:
             raise InputError(f"The number of threads must be 1 to {MOST_THREADS}, not {threads}.")
         if not 0 <= seed < LONGEST_INTEGER:
@@ -82,7 +87,19 @@ def as_preset(preset: PresetLike) -> Preset:
         return preset
     if isinstance(preset, Mapping):
         return Preset.from_json(json.dumps(dict(preset)))
+    if not isinstance(preset, (str, Path)):
+        raise InputError(
+            f"A preset has to be a name, a file, its content or a Preset, not {type(preset).__name__}."
+        )
     return presets.load(preset)
+
+
+def _whole(value: Any, what: str) -> int:
+    """Also of NumPy's kinds. Raises `InputError`."""
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise InputError(f"The {what} must be a whole number, not {value}.") from error
 
 
 def _set_threads(torch_threads: int, itk_threads: int) -> None:

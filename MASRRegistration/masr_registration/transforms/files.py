@@ -20,9 +20,11 @@ def read_transform(path: str | Path, what: str) -> sitk.Transform:
     its RAS vectors in NIfTI, and our own displacement.nrrd.
 
     Raises:
-        InputError: unreadable, not 3-D, or several transforms of which ITK would use the first.
+        InputError: missing, unreadable, not 3-D, or several transforms of which ITK would use the first.
     """
     path = Path(path)
+    if not path.is_file():
+        raise InputError(f'The {what} "{path.name}" does not exist.')
     if path.name.lower().endswith(IMAGES):
         return sitk.DisplacementFieldTransform(read_displacements(path))
     log = _Warnings()
