@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import slicer
-from masr_registration.errors import CancelledError, ResourceError
+from masr_registration.errors import CancelledError, InputError, ResourceError
 from masr_registration.presets import Preset
 from slicer.i18n import tr as _
 
@@ -150,8 +150,8 @@ class ConsoleLogic:
 
     def provenance(self, result: Any) -> dict[str, Any] | None:
         """How a result was made and judged (as result.json, and `scene`); None for a transform of another origin."""
-        node = _transformNode(result)
-        return storedResult(getattr(result, "transformSequence", node))
+        node = getattr(result, "transformNode", getattr(result, "transformSequence", result))
+        return storedResult(node)
 
     def motion(self, result: Any, landmarksNode: Any) -> np.ndarray:
         """Displacement in mm of landmarks on the reference in every item of a registered sequence: ``(T, N)``."""
@@ -195,5 +195,10 @@ def _preset(preset: str | Preset) -> Preset:
 
 
 def _transformNode(result: Any) -> Any:
-    """Of a result; a node is itself."""
-    return getattr(result, "transformNode", result)
+    """Of a result; a transform node is itself. Raises `InputError` for anything else, sequences among it."""
+    node = getattr(result, "transformNode", result)
+    if not isinstance(node, slicer.vtkMRMLTransformNode):
+        raise InputError(
+            _("This is neither the result of a registration of two volumes nor its transform node.")
+        )
+    return node

@@ -22,6 +22,7 @@ from application.module_case import (
 )
 from dicom_tools import DicomDatabase, write_series
 from docs_code import blocks
+from masr_registration.errors import InputError
 from masr_registration.presets import Preset
 
 RECIPES = {}
@@ -148,6 +149,16 @@ class CookbookTest(ModuleCase):
         )
         self.assertEqual(sorted(result.metrics), ["0001", "0002"])
         self.assertEqual(set(logic.provenance(result)["provenance"]["items"]), {"0001", "0002"})
+        for call in (
+            logic.createInverse,
+            logic.revert,
+            logic.missingForDicom,
+            lambda what: logic.apply(what, self.moving),
+        ):
+            for what in (result, result.transformSequence, self.moving, None):
+                with self.assertRaisesRegex(InputError, "result of a registration|before this registration"):
+                    if call(what):
+                        raise InputError(call(what)[0])
 
     def test_recipe_8_loop(self):
         for name in ("anna", "bert"):
