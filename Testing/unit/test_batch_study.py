@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,13 @@ def study(tmp_path: Path) -> Study:
     return made
 
 
-def finish(study: Study, case: str, metrics: dict[str, Any] | None = None, level: str = "plausible") -> None:
+def finish(
+    study: Study,
+    case: str,
+    metrics: dict[str, Any] | None = None,
+    level: str = "plausible",
+    reasons: Sequence[str] = (),
+) -> None:
     place = study.place(case)
     place.mkdir()
     measured = {
@@ -40,7 +47,7 @@ def finish(study: Study, case: str, metrics: dict[str, Any] | None = None, level
         **(metrics or {}),
     }
     content = {
-        "verdict": {"level": level, "reasons": []},
+        "verdict": {"level": level, "reasons": list(reasons)},
         "metrics": measured,
         "timings": {"total": 12.5},
         "peak_memory_mb": 700.0,
@@ -167,6 +174,22 @@ def test_few_cases_have_no_outliers(study: Study) -> None:
     for n, largest in enumerate((5, 5.1, 5.2, 90)):
         finish(study, f"c{n}", {"displacement_max_mm": largest})
     assert all(not row.flags for row in cohort.collect(study, [f"c{n}" for n in range(4)]))
+
+
+def test_a_verdict_is_flagged_with_its_first_reason(study: Study) -> None:
+    finish(study, "a", level="doubtful", reasons=["Scaled by <0.71>.", "The similarity improved."])
+    finish(study, "b", reasons=["The similarity improved."])
+    doubtful, plausible = cohort.collect(study, ["a", "b"])
+    assert doubtful.flags == ["the verdict is doubtful: Scaled by <0.71>."]
+    assert plausible.flags == []
+    assert "doubtful: Scaled by &lt;0.71&gt;." in cohort_page.page(study, [doubtful, plausible])
+
+
+def test_the_page_says_how_the_study_was_run_and_of_how_many_cases(study: Study, cases: list[str]) -> None:
+    page = cohort_page.page(study, cohort.collect(study, cases))
+    assert "<p class=guide>Preset: general. Device: cpu, 2 threads for a case.</p>" in page
+    assert "<b>TRE after (mm)</b><span>median of 10 1.0" in page
+    assert "<b>Folds</b><span>median 0<" in page
 
 
 def test_distributions() -> None:

@@ -58,11 +58,15 @@ COLUMNS = (
 
 @dataclass
 class Row:
-    """One case: `state` done, failed or waiting; `values` by `Column.name`, those that are known; why it is flagged."""
+    """One case: `state` done, failed or waiting; `values` by `Column.name`, those that are known; why it is flagged.
+
+    `reason` is the first of a verdict that is not plausible.
+    """
 
     id: str
     state: str
     verdict: str = ""
+    reason: str = ""
     message: str = ""
     fixed: str = ""
     moving: str = ""
@@ -123,7 +127,7 @@ def flag(rows: Sequence[Row]) -> None:
         if row.state != "done":
             continue
         if row.verdict not in ("plausible", ""):
-            row.flags.append(f"the verdict is {row.verdict}")
+            row.flags.append(f"the verdict is {row.verdict}{f': {row.reason}' if row.reason else ''}")
         if row.values.get("folds", 0) > 0:
             row.flags.append("the transform folds")
         if row.values.get("inverse_consistency_max_mm", 0) > INVERSE_CONSISTENCY_MAX_MM:
@@ -147,12 +151,14 @@ def _row(study: Study, case: str) -> Row:
     result = study.result(case) if state == "done" else None
     if result is None:
         return Row(case, "waiting")
-    made = result.get("provenance") or {}
+    made, verdict = result.get("provenance") or {}, result.get("verdict") or {}
+    level = str(verdict.get("level", ""))
     overlap = study.read(case, OVERLAP) or {}
     return Row(
         case,
         state,
-        verdict=str((result.get("verdict") or {}).get("level", "")),
+        verdict=level,
+        reason="" if level in ("plausible", "") else str(next(iter(verdict.get("reasons") or ()), "")),
         fixed=_name(made, "fixed"),
         moving=_name(made, "moving"),
         preset=str((made.get("preset") or {}).get("name", "")),

@@ -46,6 +46,7 @@ def page(study: Study, rows: Sequence[Row]) -> str:
 <main>
 <div class=brand>MASR REGISTRATION {escape(__version__)}</div>
 <h1>Cohort of {len(rows)} registrations</h1>
+{_made(study, rows)}
 {_tiles(rows)}
 {_plots(rows, used)}
 {_table(study, rows, used)}
@@ -55,6 +56,19 @@ def page(study: Study, rows: Sequence[Row]) -> str:
 </body>
 </html>
 """
+
+
+def _made(study: Study, rows: Sequence[Row]) -> str:
+    """How the study was run, as far as it is known."""
+    told = []
+    presets = sorted({row.preset for row in rows if row.preset})
+    if presets:
+        told.append(f"{'Preset' if len(presets) == 1 else 'Presets'}: {', '.join(presets)}")
+    recorded = study.recorded()
+    if recorded is not None:
+        device, threads = recorded[0].device, recorded[0].threads
+        told.append(f"Device: {device}, {threads} {'thread' if threads == 1 else 'threads'} for a case")
+    return f"<p class=guide>{escape('. '.join(told))}.</p>" if told else ""
 
 
 def _tiles(rows: Sequence[Row]) -> str:
@@ -108,13 +122,13 @@ def _plot(rows: Sequence[Row], column: Column) -> str:
     for row in points:
         kind = "dot flagged" if _flagged_by(row, column) else "dot"
         title = f"<title>{escape(row.id)}: {_number(row, column)}</title>"
-        parts.append(
-            f'<circle class="{kind}" cx="{x(row.values[column.name])}" cy="43" r="3.2">{title}</circle>'
-        )
+        parts.append(f'<path class="{kind}" d="M{x(row.values[column.name])} 43h0">{title}</path>')
+    count = int(told["n"])
+    of = "" if count == sum(row.state == "done" for row in rows) else f" of {count}"
     label = f"{column.label}{f' ({column.unit})' if column.unit else ''}"
     ends = f"<span>{low:.{column.digits}f}</span><span>{high:.{column.digits}f}</span>"
     return (
-        f"<figure class=plot><figcaption><b>{label}</b><span>median {told['median']:.{column.digits}f}</span>"
+        f"<figure class=plot><figcaption><b>{label}</b><span>median{of} {told['median']:.{column.digits}f}</span>"
         f'</figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
         f'aria-label="{label}">{"".join(parts)}</svg><div class=ends>{ends}</div></figure>'
     )
