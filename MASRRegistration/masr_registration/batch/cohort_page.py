@@ -124,11 +124,11 @@ def _plot(rows: Sequence[Row], column: Column) -> str:
         title = f"<title>{escape(row.id)}: {_number(row, column)}</title>"
         parts.append(f'<path class="{kind}" d="M{x(row.values[column.name])} 43h0">{title}</path>')
     count = int(told["n"])
-    of = "" if count == sum(row.state == "done" for row in rows) else f" of {count}"
+    of = "" if count == sum(row.state == "done" for row in rows) else f", n = {count}"
     label = f"{column.label}{f' ({column.unit})' if column.unit else ''}"
     ends = f"<span>{low:.{column.digits}f}</span><span>{high:.{column.digits}f}</span>"
     return (
-        f"<figure class=plot><figcaption><b>{label}</b><span>median{of} {told['median']:.{column.digits}f}</span>"
+        f"<figure class=plot><figcaption><b>{label}</b><span>median {told['median']:.{column.digits}f}{of}</span>"
         f'</figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
         f'aria-label="{label}">{"".join(parts)}</svg><div class=ends>{ends}</div></figure>'
     )
