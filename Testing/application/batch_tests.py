@@ -11,7 +11,7 @@ from dicom_tools import DicomDatabase, write_series
 from masr_registration.batch import manifest
 from masr_registration.errors import InputError
 from masr_registration.volume import read_volume
-from MASRRegistrationLib.gui import batch_tab
+from MASRRegistrationLib.gui import batch_tab, preset_library
 from MASRRegistrationLib.mrml import batch_cases
 
 from .module_case import ModuleCase, addPair, quickPreset
@@ -143,6 +143,44 @@ class BatchTest(ModuleCase):
             self.assertEqual(sorted(self.states()), ids)
         self.form.makeButton.click()
         self.assertEqual(self.errors, ['"bids.csv" is there already.'])
+
+    def test_the_preset_is_written_into_the_manifest(self):
+        fixed, _moving = addPair()
+        self.parameters.fixedVolume = fixed
+        own = self.folder / "settings" / "mine.json"
+        own.parent.mkdir()
+        own.write_text(json.dumps(quickPreset() | {"name": "mine"}), encoding="utf-8")
+        with mock.patch.object(preset_library, "folder", return_value=own.parent):
+            self.batch.parametersChanged(self.parameters)
+            self.assertEqual(self.form.presetComboBox.currentText, "general")
+            for preset in ("brain-mr", "mine"):
+                self.form.presetComboBox.setCurrentText(preset)
+                self.form.manifestEdit.currentPath = str(self.folder / f"{preset}.csv")
+                self.form.sourceComboBox.setCurrentIndex(batch_tab.SCENE)
+                self.form.makeButton.click()
+                self.assertEqual(self.errors, [])
+                read = manifest.read(self.folder / f"{preset}.csv")
+                self.assertEqual((read.faults, read.cases[0].preset.name), ([], preset))
+
+    def test_a_scene_that_cannot_be_written(self):
+        fixed, _moving = addPair()
+        self.parameters.fixedVolume = fixed
+        (self.folder / "study-images").write_text("mine", encoding="utf-8")
+        self.form.sourceComboBox.setCurrentIndex(batch_tab.SCENE)
+        self.form.manifestEdit.currentPath = str(self.folder / "study.csv")
+        self.form.makeButton.click()
+        self.assertEqual(self.errors, ['The folder "study-images" cannot be made.'])
+
+    def test_a_result_that_is_damaged(self):
+        case = self.folder / "results" / "cases" / "first"
+        case.mkdir(parents=True)
+        for name in ("result.json", "transform.h5", "warped.nii.gz"):
+            (case / name).write_text("{}", encoding="utf-8")
+        self.writeManifest()
+        self.form.outputEdit.currentPath = str(self.folder / "results")
+        self.form.caseTable.selectRow(0)
+        self.form.loadButton.click()
+        self.assertEqual(self.errors, ['The result of "first" cannot be loaded.'])
 
     def test_without_a_dicom_database(self):
         self.form.sourceComboBox.setCurrentIndex(batch_tab.DICOM)

@@ -17,9 +17,11 @@ from slicer.i18n import tr as _
 
 from ..mrml import batch_cases
 from ..mrml.dicom_database import openDatabase
+from . import preset_library
 from .background_tab import BackgroundTab
 from .batch_process import BatchProcess
 from .messages import showError
+from .parameters import DEFAULT_PRESET
 
 PATTERNS, BIDS, SCENE, DICOM = range(4)
 CASE, STATE, REMARK = range(3)
@@ -56,12 +58,17 @@ class BatchTab(BackgroundTab):
         ui.loadButton.connect("clicked(bool)", self.onLoad)
         ui.cohortButton.connect("clicked(bool)", self.onCohort)
         self._onSource()
+        self._listPresets()
         self.update()
 
     @property
     def study(self) -> Study | None:
         path = self.ui.outputEdit.currentPath
         return Study(Path(path)) if path else None
+
+    def parametersChanged(self, parameters: Any) -> None:
+        super().parametersChanged(parameters)
+        self._listPresets()
 
     def losses(self) -> list[str]:
         running = _(
@@ -99,7 +106,9 @@ class BatchTab(BackgroundTab):
                 raise InputError(_('"{name}" is there already.').format(name=path.name))
             with slicer.util.WaitCursor():
                 found = self._found(path)
-                columns = [column for column in ("id", *manifest.FILES) if column in found.rows[0]]
+                for row in found.rows:
+                    row["preset"] = preset_library.inManifest(self.ui.presetComboBox.currentText)
+                columns = [c for c in ("id", *manifest.FILES, "preset") if c in found.rows[0]]
                 try:
                     manifest.write(found.rows, path, columns)
                 except OSError as error:
@@ -124,6 +133,14 @@ class BatchTab(BackgroundTab):
         for row in found.rows:
             row.update({column: str(root / row[column]) for column in texts})
         return found
+
+    def _listPresets(self) -> None:
+        box, names = self.ui.presetComboBox, preset_library.names()
+        if [box.itemText(n) for n in range(box.count)] != names:
+            chosen = box.currentText or DEFAULT_PRESET
+            box.clear()
+            box.addItems(names)
+            box.setCurrentIndex(names.index(chosen if chosen in names else DEFAULT_PRESET))
 
     def _onSource(self, *_ignored: Any) -> None:
         source, ui = self.ui.sourceComboBox.currentIndex, self.ui
@@ -275,9 +292,13 @@ class BatchTab(BackgroundTab):
         if study is None or case is None:
             return
         folder = study.cases / case
-        with slicer.util.WaitCursor():
-            transform = slicer.util.loadTransform(str(folder / "transform.h5"))
-            volume = slicer.util.loadVolume(str(folder / "warped.nii.gz"))
+        try:
+            with slicer.util.WaitCursor():
+                transform = slicer.util.loadTransform(str(folder / "transform.h5"))
+                volume = slicer.util.loadVolume(str(folder / "warped.nii.gz"))
+        except RuntimeError:
+            showError(InputError(_('The result of "{case}" cannot be loaded.').format(case=case)))
+            return
         transform.SetName(f"{case} transform")
         volume.SetName(f"{case} warped")
 

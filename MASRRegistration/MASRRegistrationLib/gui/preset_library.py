@@ -37,6 +37,11 @@ def load(nameOrFile: str) -> Preset:
     return presets.load(nameOrFile)
 
 
+def inManifest(name: str) -> str:
+    """What a manifest calls a preset: its name, or the file of one of the user's own."""
+    return name if name in presets.names() else str(_file(name))
+
+
 def save(preset: Preset, name: str) -> str:
     """Keep `preset` as one of the user's own; returns the name. Raises `InputError` for a name that cannot be used,
     `ResourceError`."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import slicer
 from masr_registration.batch.discover import Found
-from masr_registration.errors import InputError
+from masr_registration.errors import InputError, ResourceError
 from slicer.i18n import tr as _
 
 from .dicom_database import filesOfSeries
@@ -39,7 +39,10 @@ def fromScene(fixedNode: Any, folder: Path) -> Found:
             found.remarks.append(str(error))
     if not moving:
         raise InputError(_("There is no other volume in the scene."))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(_('The folder "{name}" cannot be made.').format(name=folder.name)) from error
     fixed.write(folder / "fixed.nrrd")
     for number, volume in enumerate(moving, start=1):
         path = folder / f"moving-{number:03}.nrrd"
