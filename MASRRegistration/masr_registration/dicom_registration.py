@@ -156,7 +156,8 @@ def _frame(fixed: ImageSeries, description: str) -> Dataset:
     dataset.SOPInstanceUID, dataset.SeriesInstanceUID = generate_uid(None), generate_uid(None)
     dataset.FrameOfReferenceUID = fixed.first.FrameOfReferenceUID
     dataset.PositionReferenceIndicator = fixed.first.get("PositionReferenceIndicator", "")
-    dataset.Modality, dataset.SeriesNumber, dataset.InstanceNumber = "REG", None, 1
+    dataset.Modality, dataset.SeriesNumber, dataset.InstanceNumber = "REG", 1, 1
+    dataset.Laterality = fixed.first.get("Laterality", "")
     dataset.SeriesDescription = description[:64]
     for part in ("InstanceCreation", "Content", "Series"):
         setattr(dataset, f"{part}Date", now.strftime("%Y%m%d"))
