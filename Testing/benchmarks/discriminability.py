@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,20 +68,26 @@ def warped(moving: Volume, seed: int) -> tuple[Volume, PointMap]:
     return replace(image, geometry=moved), lambda p: inverse.apply(torch.from_numpy(p)).numpy() + shift
 
 
-def run(
-    named: dict[str, Descriptor], wanted: str, protocol: Protocol, seed: int
-) -> dict[str, dict[str, Any]]:
-    """Numbers by pair, then by representation."""
-    found: dict[str, dict[str, Any]] = {}
+def warped_pairs(wanted: str, protocol: Protocol, seed: int) -> Iterator[tuple[str, Pair]]:
+    """The pairs whose title holds the word `wanted`, their moving image warped: title and pair."""
     for kind, pairs in PAIRS.items():
         for fixed, moving in pairs:
             title = f"{kind} {fixed.split('/')[-2]}"
             if wanted in title:
                 image, truth = warped(read_volume(DATA / f"{moving}.nii.gz"), seed)
-                pair = Pair.of(read_volume(DATA / f"{fixed}.nii.gz"), image, truth, protocol, ("mr", "mr"))
-                report, _ = measure(pair, named, protocol)
-                found[title] = report.rows
-                print(f"\n{title}\n{report.table()}", flush=True)
+                volume = read_volume(DATA / f"{fixed}.nii.gz")
+                yield title, Pair.of(volume, image, truth, protocol, ("mr", "mr"))
+
+
+def run(
+    named: dict[str, Descriptor], wanted: str, protocol: Protocol, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Numbers by pair, then by representation."""
+    found: dict[str, dict[str, Any]] = {}
+    for title, pair in warped_pairs(wanted, protocol, seed):
+        report, _ = measure(pair, named, protocol)
+        found[title] = report.rows
+        print(f"\n{title}\n{report.table()}", flush=True)
     return found
 
 

@@ -61,8 +61,16 @@ def test_faithful_features_of_any_size_are_of_unit_length() -> None:
     image = _noise(13, 16, 18)
     assert network.extract(image).shape == (1, 4, 13, 16, 18)
     features = network(image)
-    assert features.shape == (1, 24, 13, 16, 18)
-    torch.testing.assert_close(features.norm(dim=1), torch.ones_like(features[:, 0]))
+    assert isinstance(features, Features)
+    assert features.stride2.shape == (1, 24, 7, 8, 9)
+    assert features.stride4.shape == (1, 24, 4, 4, 5)
+    assert features.stride8.shape == (1, 24, 2, 2, 3)
+    full = network.full_resolution(image)
+    assert full.shape == (1, 24, 13, 16, 18)
+    for f in (full, *features):
+        torch.testing.assert_close(f.norm(dim=1), torch.ones_like(f[:, 0]))
+    averaged = pool(full[0], 2)
+    torch.testing.assert_close(features.stride2[0], averaged / averaged.norm(dim=0))
 
 
 @pytest.mark.parametrize("axis", [2, 3, 4])

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ..presets import Representation
 from ..transforms.grid import pool
 from . import models
-from .masr_net import FaithfulMasrNet
 from .models import WeightsError
 from .self_similarity import mind_ssc
 
@@ -78,6 +77,5 @@ class Encoder:
 def dsir(network: nn.Module, image: Tensor) -> Tensor:
     """The DSIR ``(C, D/2, H/2, W/2)`` of an image ``(D, H, W)`` in [0, 1], of length `DSIR_SCALE`."""
     with torch.no_grad():
-        output = network(image[None, None])
-    unit: Tensor = pool(output[0], 2) if isinstance(network, FaithfulMasrNet) else output.stride2[0]
+        unit: Tensor = network(image[None, None]).stride2[0]
     return unit * DSIR_SCALE

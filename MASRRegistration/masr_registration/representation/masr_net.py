@@ -1,7 +1,7 @@
 """MASR-Net: from an image to structural features that look alike in every modality.
 
 `MasrNet` is for daily use: it answers at half resolution and below, so that a volume costs a few CPU-seconds.
-`FaithfulMasrNet` is the network of the paper, at full resolution, for comparison.
+`FaithfulMasrNet` is the network of the paper, at full resolution, for comparison; both answer in the same form.
 
 Every cell of a coarser map lies at the centre of its block of finer cells, as `transforms.grid.pool` has it, so the
 features fit MIND-SSC channels pooled to the same stride. All strides are anti-aliased: a fixed symmetric low-pass
@@ -44,24 +44,24 @@ class MasrNet(nn.Module):
 
     Args:
         width: channels at stride 2; 2, 4 and 4 times as many at strides 4, 8 and 16.
-        radii: layouts of the self-similarity at stride 2, direct and dilated; empty for none.
+        radii: layouts of the self-similarity at stride 2, direct and dilated; empty for none: the squeezing head then
+            looks at the projected features themselves.
     """
 
     def __init__(self, width: int = 16, radii: Sequence[int] = (1, 2)) -> None:
         super().__init__()
         self.radii = tuple(radii)
         w = width
-        joined = w + (w if self.radii else 0)
+        relations = 12 * len(self.radii) or DNS_CHANNELS
         self.stem = nn.Sequential(_Conv(8, w), _Conv(w, w))
-        if self.radii:
-            self.project = nn.Conv3d(w, DNS_CHANNELS, 1)
-            self.squeeze = nn.Sequential(_Conv(12 * len(self.radii), w), _Conv(w, w))
-        self.down4 = nn.Sequential(_Conv(joined, 2 * w, norm=True), _Conv(2 * w, 2 * w, norm=True))
+        self.project = nn.Conv3d(w, DNS_CHANNELS, 1)
+        self.squeeze = nn.Sequential(_Conv(relations, w), _Conv(w, w))
+        self.down4 = nn.Sequential(_Conv(2 * w, 2 * w, norm=True), _Conv(2 * w, 2 * w, norm=True))
         self.down8 = nn.Sequential(_Conv(2 * w, 4 * w, norm=True), _Conv(4 * w, 4 * w, norm=True))
         self.down16 = nn.Sequential(_Conv(4 * w, 4 * w, norm=True), _Conv(4 * w, 4 * w, norm=True))
         self.up8 = _Conv(8 * w, 4 * w, norm=True)
         self.up4 = _Conv(6 * w, 2 * w, norm=True)
-        self.up2 = _Conv(2 * w + joined, w)
+        self.up2 = _Conv(4 * w, w)
         self.head2 = nn.Conv3d(w, 16, 3, padding=1, padding_mode="replicate")
         self.head4 = nn.Conv3d(2 * w, 16, 1)
         self.head8 = nn.Conv3d(4 * w, 32, 1)
@@ -71,8 +71,9 @@ class MasrNet(nn.Module):
         shape = image.shape[2:]
         image = _padded(image, COARSEST_STRIDE)
         fine = self.stem(_blocks(_blurred(image)))
-        if self.radii:
-            fine = torch.cat((fine, self.squeeze(self._self_similarity(self.project(fine)))), dim=1)
+        projected = self.project(fine)
+        structure = self._self_similarity(projected) if self.radii else projected
+        fine = torch.cat((fine, self.squeeze(structure)), dim=1)
         middle = self.down4(blur_pool(fine))
         coarse = self.down8(blur_pool(middle))
         coarse = self.up8(torch.cat((coarse, _doubled(self.down16(blur_pool(coarse)))), dim=1))
@@ -122,7 +123,14 @@ class FaithfulMasrNet(nn.Module):
             _Conv(24 * 4, 24, slope=0.2), nn.Conv3d(24, 24, 3, padding=1, padding_mode="replicate")
         )
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Features:
+        """Features of `image` ``(N, 1, D, H, W)`` in [0, 1], of any size: 24 channels, averaged over the cells."""
+        full = _padded(self.full_resolution(image), 8)
+        return Features(
+            *(_unit(_cropped(functional.avg_pool3d(full, s), image.shape[2:], s)) for s in (2, 4, 8))
+        )
+
+    def full_resolution(self, image: Tensor) -> Tensor:
         """Unit-norm features ``(N, 24, D, H, W)`` of `image` ``(N, 1, D, H, W)`` in [0, 1], of any size."""
         features = self.extract(image)
         similarity = torch.stack([deep_neighbourhood_self_similarity(f).flatten(0, 1) for f in features])

@@ -71,14 +71,17 @@ _BRAIN_CONTRASTS: tuple[dict[int | tuple[int, ...], float], ...] = (
 """Relative intensities of brain tissues (numbers of FreeSurfer) as T1, T2, FLAIR, proton density and CT show them."""
 
 
-def render(labels: Tensor, structure: Tensor, generator: Generator, *, brain: bool) -> Tensor:
+def render(
+    labels: Tensor, structure: Tensor, generator: Generator, *, brain: bool, merging: bool = True
+) -> Tensor:
     """Images ``(N, D, H, W)`` of `labels` ``(N, D, H, W)`` long, 0 = background, each with a contrast of its own.
 
-    `structure` ``(N, D, H, W)`` is smooth noise of the anatomy itself; its level sets part the labels.
+    `structure` ``(N, D, H, W)`` is smooth noise of the anatomy itself; its level sets part the labels. With `merging`,
+    some images show many labels in nearly the same few intensities.
     """
     images = []
     for label, noise in zip(labels, structure, strict=True):
-        means, deviations = _mixture(generator, brain=brain)
+        means, deviations = _mixture(generator, brain=brain, merging=merging)
         parts = torch.bucketize(noise, torch.tensor([-0.8, 0.0, 0.8]))
         index = label * PARTS + parts
         image = means[index]
@@ -89,7 +92,7 @@ def render(labels: Tensor, structure: Tensor, generator: Generator, *, brain: bo
     return torch.stack(images)
 
 
-def _mixture(generator: Generator, *, brain: bool) -> tuple[Tensor, Tensor]:
+def _mixture(generator: Generator, *, brain: bool, merging: bool) -> tuple[Tensor, Tensor]:
     """Mean and deviation of every part of every label: two ``(CLASSES * PARTS,)``."""
     means = torch.rand(CLASSES, generator=generator)
     if brain and chance(generator, 0.5):
@@ -99,7 +102,7 @@ def _mixture(generator: Generator, *, brain: bool) -> tuple[Tensor, Tensor]:
             numbers = [tissue] if isinstance(tissue, int) else list(tissue)
             shared = jitter * torch.randn((), generator=generator)
             means[numbers] = mean + shared + 0.3 * jitter * torch.randn(len(numbers), generator=generator)
-    elif chance(generator, 0.5):
+    elif merging and chance(generator, 0.5):
         groups = integer(generator, 2, 10)
         means = means[torch.randint(0, groups, (CLASSES,), generator=generator)]
         means += 0.02 * torch.randn(CLASSES, generator=generator)

@@ -77,7 +77,7 @@ def export(checkpoint: Path, folder: Path, name: str = "masr", commit: str = "un
     """Write ``NAME.safetensors`` and ``NAME.md`` into `folder` and enter the model into the list there.
 
     Raises:
-        InputError: the file is no checkpoint of `MasrNet` or of the registration network, or its weights do not fit
+        InputError: the file is no checkpoint of an encoder or of the registration network, or its weights do not fit
             into fp16 or `LARGEST_BYTES`.
     """
     try:
@@ -95,7 +95,7 @@ def export(checkpoint: Path, folder: Path, name: str = "masr", commit: str = "un
     if 2 * parameters > LARGEST_BYTES:
         raise InputError(f'The network in "{checkpoint.name}" is too large to ship.')
     folder.mkdir(parents=True, exist_ok=True)
-    description = f"{title} of width {options['width']}, {state['step']} steps"
+    description = f"{title}, {state['step']} steps"
     encoder = models.shipped()[ENCODER].sha256 if kind == "registration" else None
     entry = Model(
         name, f"{name}.safetensors", "", kind, description, options, f"{name}.md", encoder_sha256=encoder
@@ -117,12 +117,15 @@ def export(checkpoint: Path, folder: Path, name: str = "masr", commit: str = "un
 
 def _network_of(recipe: dict[str, Any], weights: dict[str, torch.Tensor]) -> tuple[Kind, dict[str, Any], str]:
     """Kind and options of the network that was trained, and what it is called."""
+    if recipe.get("faithful"):
+        return "masr-faithful", {}, "MASR-Net of the paper"
+    width = recipe["width"]
     if "radii" in recipe:
-        return "masr", {"width": recipe["width"], "radii": list(recipe["radii"])}, "MASR-Net"
+        return "masr", {"width": width, "radii": list(recipe["radii"])}, f"MASR-Net of width {width}"
     channels = [0] * len(STRIDES)
     for number, (level, _) in enumerate(STEPS):
         channels[level] = weights[f"steps.{number}.embed.weight"].shape[0]
-    return "registration", {"channels": channels, "width": recipe["width"]}, "Registration network"
+    return "registration", {"channels": channels, "width": width}, f"Registration network of width {width}"
 
 
 def main(

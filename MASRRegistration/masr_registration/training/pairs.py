@@ -105,17 +105,21 @@ class SeededPairs(Dataset[Pair]):
 
 
 class ProceduralPairs(SeededPairs):
-    """Pairs of procedural anatomies and of brains."""
+    """Pairs of procedural anatomies and of brains; `merging` as in `render`."""
 
-    def __init__(self, anatomies: Anatomies, size: int, seed: int, length: int) -> None:
+    def __init__(
+        self, anatomies: Anatomies, size: int, seed: int, length: int, *, merging: bool = True
+    ) -> None:
         super().__init__(size, seed, length)
-        self.anatomies = anatomies
+        self.anatomies, self.merging = anatomies, merging
 
     def make(self, number: int, generator: Generator) -> Pair:
         first, second = two_views(generator, self.size)
         labels, structure, brain = self.anatomy(generator, torch.stack((first, second), dim=1))
-        images = degrade(render(labels, structure, generator, brain=brain), generator)
-        return as_pair(images, labels > 0, labels[1, ::CELL, ::CELL, ::CELL], second, generator)
+        images = render(labels, structure, generator, brain=brain, merging=self.merging)
+        return as_pair(
+            degrade(images, generator), labels > 0, labels[1, ::CELL, ::CELL, ::CELL], second, generator
+        )
 
     def anatomy(self, generator: Generator, positions: Tensor) -> tuple[Tensor, Tensor, bool]:
         """One anatomy at positions ``(3, 2, S, S, S)`` in voxels of the first view.

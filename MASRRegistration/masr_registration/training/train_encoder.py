@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from ..case.monitor import CancelFlag
 from ..device import resolve_device
 from ..errors import CancelledError, InputError
-from ..representation.masr_net import Features, MasrNet
+from ..representation.masr_net import FaithfulMasrNet, Features, MasrNet
 from .losses import at, draw_places, info_nce, label_aware, local_loss, window_loss
 from .pairs import Pair
 from .shapes import seeded
@@ -65,6 +65,7 @@ class Recipe(Schedule):
         places: cells of each pair that the contrastive terms compare, a third of them in the window term.
         window_radius: cells of the window in which a solver searches.
         weights: of the terms in `TERMS`.
+        faithful: trains the network of the paper; `width` and `radii` are those of the practical one.
     """
 
     width: int = 16
@@ -74,6 +75,11 @@ class Recipe(Schedule):
     window_radius: int = 10
     places: int = 768
     weights: tuple[float, ...] = (1.0, 1.0, 0.3, 0.2, 0.05, 0.5)
+    faithful: bool = False
+
+    def network(self) -> MasrNet | FaithfulMasrNet:
+        """An untrained one."""
+        return FaithfulMasrNet() if self.faithful else MasrNet(self.width, self.radii)
 
 
 class BaseTrainer(Generic[Item, Net]):
@@ -160,14 +166,14 @@ class BaseTrainer(Generic[Item, Net]):
             raise InputError(f"The checkpoint {file.name} does not fit this run: {error}") from error
 
 
-class Trainer(BaseTrainer[Pair, MasrNet]):
+class Trainer(BaseTrainer[Pair, MasrNet | FaithfulMasrNet]):
     """Of the encoder."""
 
     recipe: Recipe
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         torch.manual_seed(recipe.seed)
-        super().__init__(recipe, device, MasrNet(recipe.width, recipe.radii))
+        super().__init__(recipe, device, recipe.network())
 
     def train_on(self, pair: Pair, stream: int) -> dict[str, float]:
         """One step on one pair; `stream` is the pair's number, from which the places are drawn."""
