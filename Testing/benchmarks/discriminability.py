@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from masr_registration.evaluation.discriminability import Descriptor, Pair, PointMap, Protocol
-from masr_registration.evaluation.discriminability_report import Report, descriptors, measure
+from masr_registration.evaluation.discriminability_report import TRANSFORMS, Report, descriptors, measure
 from masr_registration.transforms.chain import DisplacementField, TransformChain
 from masr_registration.transforms.grid import bspline_controls, bspline_upsample
 from masr_registration.transforms.resample import resample
@@ -42,22 +42,22 @@ SHIFT_MM = 10.0
 LARGEST_RESIDUAL_MM = 0.5
 
 
-def smooth_warp(volume: Volume, seed: int) -> DisplacementField:
-    """A seeded random displacement around a volume; one-to-one at this size (its inverse is checked)."""
+def smooth_warp(volume: Volume, seed: int, sign: float = 1.0) -> DisplacementField:
+    """A seeded random displacement around a volume, or its opposite; one-to-one at this size (which is checked)."""
     geometry = volume.geometry.resized((GRID_MM,) * 3, MARGIN_MM)
     step = CONTROL_MM / GRID_MM
     controls = [bspline_controls(n, step)[0] for n in geometry.shape]
     noise = np.random.default_rng(seed).normal(scale=DEVIATION_MM, size=(3, *controls))
     field = bspline_upsample(torch.from_numpy(noise).float(), geometry.shape, step)
-    return DisplacementField(field.clamp(-LARGEST_MM, LARGEST_MM), geometry)
+    return DisplacementField(sign * field.clamp(-LARGEST_MM, LARGEST_MM), geometry)
 
 
-def warped(moving: Volume, seed: int) -> tuple[Volume, PointMap]:
+def warped(moving: Volume, seed: int, sign: float = 1.0) -> tuple[Volume, PointMap]:
     """``moving(W(y - t))`` and where points of the fixed image lie in it, ``W^-1 + t``."""
-    warp = smooth_warp(moving, seed)
+    warp = smooth_warp(moving, seed, sign)
     inverse = warp.inverse()
     rng = np.random.default_rng(seed)
-    shift = rng.uniform(-SHIFT_MM, SHIFT_MM, 3)
+    shift = sign * rng.uniform(-SHIFT_MM, SHIFT_MM, 3)
     geometry = moving.geometry
     points = torch.from_numpy(geometry.centre + rng.uniform(-60, 60, (1000, 3)))
     if float((warp.apply(inverse.apply(points)) - points).norm(dim=1).max()) > LARGEST_RESIDUAL_MM:
@@ -68,24 +68,24 @@ def warped(moving: Volume, seed: int) -> tuple[Volume, PointMap]:
     return replace(image, geometry=moved), lambda p: inverse.apply(torch.from_numpy(p)).numpy() + shift
 
 
-def warped_pairs(wanted: str, protocol: Protocol, seed: int) -> Iterator[tuple[str, Pair]]:
+def warped_pairs(wanted: str, protocol: Protocol, seed: int, sign: float = 1.0) -> Iterator[tuple[str, Pair]]:
     """The pairs whose title holds the word `wanted`, their moving image warped: title and pair."""
     for kind, pairs in PAIRS.items():
         for fixed, moving in pairs:
             title = f"{kind} {fixed.split('/')[-2]}"
             if wanted in title:
-                image, truth = warped(read_volume(DATA / f"{moving}.nii.gz"), seed)
+                image, truth = warped(read_volume(DATA / f"{moving}.nii.gz"), seed, sign)
                 volume = read_volume(DATA / f"{fixed}.nii.gz")
                 yield title, Pair.of(volume, image, truth, protocol, ("mr", "mr"))
 
 
 def run(
-    named: dict[str, Descriptor], wanted: str, protocol: Protocol, seed: int
+    named: dict[str, Descriptor], pairs: Iterable[tuple[str, Pair]], protocol: Protocol, transforms: int
 ) -> dict[str, dict[str, Any]]:
     """Numbers by pair, then by representation."""
     found: dict[str, dict[str, Any]] = {}
-    for title, pair in warped_pairs(wanted, protocol, seed):
-        report, _ = measure(pair, named, protocol)
+    for title, pair in pairs:
+        report, _ = measure(pair, named, protocol, transforms)
         found[title] = report.rows
         print(f"\n{title}\n{report.table()}", flush=True)
     return found
@@ -115,11 +115,16 @@ def main() -> None:
     parser.add_argument("--pairs", default="", help="only pairs whose title holds this word")
     parser.add_argument("--spacing", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--opposite", action="store_true", help="the opposite warp and shift")
+    parser.add_argument(
+        "--transforms", type=int, default=TRANSFORMS, help="of the intensities, for the invariance"
+    )
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     spacing = options.spacing
     protocol = Protocol(spacing_mm=spacing, window_mm=10 * spacing, step_mm=2 * spacing)
-    found = run(descriptors(options.representation), options.pairs, protocol, options.seed)
+    pairs = warped_pairs(options.pairs, protocol, options.seed, -1.0 if options.opposite else 1.0)
+    found = run(descriptors(options.representation), pairs, protocol, options.transforms)
     text = means(found, protocol)
     print("\n" + text)
     options.output.mkdir(parents=True, exist_ok=True)

@@ -81,8 +81,9 @@ def test_the_command_trains_measures_and_goes_on_where_it_stopped(
     first = json.loads((output / "ablation.json").read_text())
     assert [row["title"] for row in first["rows"]] == ["MIND-SSC", "without DNS", "faithful MASR"]
     assert first["budget"] == {"steps": 1, "size": 32, "maps": 1}
+    assert first["rows"][0]["alone"] == {}
     for row in first["rows"][1:]:
-        for how in ("alone", "beside MIND-SSC"):
+        for how in ("alone", "with MIND"):
             assert [title.removesuffix(" head") for title in row[how]] == list(ablation.KINDS)
             assert all(0 <= summary["hit_8mm"] <= 1 for summary in row[how].values())
     lines = (output / "ablation.md").read_text().splitlines()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,14 @@ import torch
 from masr_registration import cli
 from masr_registration.errors import InputError
 from masr_registration.evaluation import discriminability_report
-from masr_registration.evaluation.discriminability import Pair, Protocol, invariance, retrieve
+from masr_registration.evaluation.discriminability import (
+    Pair,
+    Protocol,
+    invariance,
+    mirrored,
+    preferred_side,
+    retrieve,
+)
 from masr_registration.representation.self_similarity import mind_ssc
 from masr_registration.transforms.grid import pool
 from masr_registration.volume import write_volume
@@ -54,14 +62,27 @@ def test_every_second_voxel_holds_the_truth_exactly() -> None:
     np.testing.assert_allclose(found.profile[:, 0], 0, atol=1e-6)
 
 
-def test_a_bias_is_seen() -> None:
-    def biased(image: torch.Tensor) -> torch.Tensor:
-        shifted = image is not both.fixed
-        return mind(image).roll(1, dims=3) if shifted else mind(image)
-
+def test_a_bias_is_seen_and_a_preferred_side_told_from_it() -> None:
+    """Of the moving image one cell to the right, in its own indices: in the mirror that is to the left."""
     both = pair(shift=np.zeros(3))
-    signed = retrieve(both, biased, PROTOCOL).summary()["signed_error_voxels"]
-    np.testing.assert_allclose(signed, [2, 0, 0], atol=0.05)
+    both = replace(both, moving=0.999 * both.moving)
+
+    def biased(image: torch.Tensor) -> torch.Tensor:
+        moving = torch.equal(image, both.moving) or torch.equal(image, both.moving.flip(0, 1, 2))
+        return mind(image).roll(1, dims=3) if moving else mind(image)
+
+    found, in_mirror = (retrieve(both, d, PROTOCOL) for d in (biased, mirrored(biased)))
+    np.testing.assert_allclose(found.summary()["signed_error_voxels"], [2, 0, 0], atol=0.05)
+    np.testing.assert_allclose(preferred_side(found, in_mirror), [2, 0, 0], atol=0.05)
+
+
+def test_images_that_are_not_aligned_are_no_preferred_side() -> None:
+    """Here the truth is wrong by a cell, not the descriptor."""
+    both = pair(shift=np.array([4.0, -8.0, 12.0]))
+    wrong = replace(both, truth=both.truth + np.array([1.0, 0.0, 0.0]))
+    found, in_mirror = (retrieve(wrong, d, PROTOCOL) for d in (mind, mirrored(mind)))
+    np.testing.assert_allclose(found.summary()["signed_error_voxels"], [-2, 0, 0], atol=0.01)
+    np.testing.assert_allclose(preferred_side(found, in_mirror), 0, atol=0.01)
 
 
 def test_a_descriptor_that_knows_nothing_finds_nothing() -> None:

@@ -20,7 +20,18 @@ from ..representation.self_similarity import mind_ssc
 from ..training.appearance import intensity_transform
 from ..transforms.grid import pool
 from ..volume import check_registrable, read_volume
-from .discriminability import HITS_MM, Descriptor, Pair, PointMap, Protocol, Retrieval, invariance, retrieve
+from .discriminability import (
+    HITS_MM,
+    Descriptor,
+    Pair,
+    PointMap,
+    Protocol,
+    Retrieval,
+    invariance,
+    mirrored,
+    preferred_side,
+    retrieve,
+)
 from .heatmaps import draw
 
 REPRESENTATIONS = ("image", "mind", "dsir", "dsir-adapted", "masr", "masr-adapted", "masr-faithful")
@@ -42,14 +53,19 @@ class Report:
     def table(self) -> str:
         limits = "".join(f"{f'<={limit:g} mm':>9}" for limit in HITS_MM)
         lines = [
-            f"{'':15}{'median mm':>10}{limits}{'rank':>7}{'2nd mode':>9}{'range mm':>9}{'invariance':>11}  bias"
+            f"{'':15}{'median mm':>10}{limits}{'rank':>7}{'2nd mode':>9}{'range mm':>9}{'invariance':>11}"
+            "  signed error       preferred side"
         ]
         for name, row in self.rows.items():
             hits = "".join(f"{row[f'hit_{limit:g}mm']:9.3f}" for limit in HITS_MM)
-            bias = " ".join(f"{s:+.2f}" for s in row["signed_error_voxels"])
+            error, side = (
+                " ".join(f"{s:+.2f}" for s in row[key])
+                for key in ("signed_error_voxels", "preferred_side_voxels")
+            )
             lines.append(
                 f"{name:15}{row['median_error_mm']:10.2f}{hits}{row['median_rank']:7.0f}"
-                f"{row['second_mode_ratio']:9.2f}{row['capture_range_mm']:9.1f}{row['invariance_mean']:11.2f}  {bias}"
+                f"{row['second_mode_ratio']:9.2f}{row['capture_range_mm']:9.1f}{row['invariance_mean']:11.2f}"
+                f"  {error}  {side}"
             )
         return "\n".join(lines)
 
@@ -81,14 +97,20 @@ def _descriptor(name: str) -> Descriptor:
 
 
 def measure(
-    pair: Pair, named: Mapping[str, Descriptor], protocol: Protocol
+    pair: Pair, named: Mapping[str, Descriptor], protocol: Protocol, transforms: int
 ) -> tuple[Report, dict[str, Retrieval]]:
-    """Retrieval under the protocol, and invariance to `TRANSFORMS` random intensity transforms."""
+    """Retrieval under the protocol, the preferred side, and invariance to so many random intensity transforms."""
     generator = Generator().manual_seed(protocol.seed)
-    appearances = [intensity_transform(pair.fixed, generator) for _ in range(TRANSFORMS)]
+    appearances = [intensity_transform(pair.fixed, generator) for _ in range(transforms)]
     retrievals = {name: retrieve(pair, descriptor, protocol) for name, descriptor in named.items()}
     rows = {
-        name: {**retrievals[name].summary(), **invariance(pair, descriptor, protocol, appearances)}
+        name: {
+            **retrievals[name].summary(),
+            "preferred_side_voxels": preferred_side(
+                retrievals[name], retrieve(pair, mirrored(descriptor), protocol)
+            ),
+            **invariance(pair, descriptor, protocol, appearances),
+        }
         for name, descriptor in named.items()
     }
     return Report(protocol, rows), retrievals
@@ -114,7 +136,7 @@ def run(
         check_registrable(volume, what)
     named = descriptors(names)
     pair = Pair.of(volumes[0], volumes[1], _point_map(truth), protocol)
-    report, retrievals = measure(pair, named, protocol)
+    report, retrievals = measure(pair, named, protocol, TRANSFORMS)
     if output is not None:
         try:
             output.mkdir(parents=True, exist_ok=True)
