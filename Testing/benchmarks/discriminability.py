@@ -2,9 +2,14 @@
 
     python Testing/benchmarks/discriminability.py --output FOLDER [--representation NAME ...] [--pairs WORD]
 
+    [--opposite] [--transforms N]
+
 writes discriminability.txt and discriminability.json. Every moving image is warped by a seeded smooth field:
 cubic B-spline controls every 16 mm, normal with 6 mm per component, at most 18 mm, about 3 mm on average; then it is
 shifted by up to 10 mm along each axis, so that a descriptor of the place in the grid, which says "no motion", fails.
+The signed error holds three things: a side that the descriptor prefers, images that are not quite aligned, and what the
+warp leaves where features see it averaged over their reach. The first has a column of its own (the mirrored images turn
+it round, the rest stays); the last turns round with the opposite warp.
 Images: MASR_DATA, or shared/data beside the repository.
 """
 

@@ -71,6 +71,7 @@ def test_without_merging_labels_keep_contrasts_of_their_own() -> None:
     assert min(distinct(False)) > 30 > min(distinct(True))
 
 
+@pytest.mark.slow
 def test_the_command_trains_measures_and_goes_on_where_it_stopped(
     phantoms: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,6 +99,7 @@ def test_the_command_trains_measures_and_goes_on_where_it_stopped(
     assert json.loads((output / "ablation.json").read_text()) == first
 
 
+@pytest.mark.slow
 def test_a_training_that_was_cut_off_ends_with_the_same_weights(
     phantoms: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
