@@ -1,8 +1,7 @@
 """Retrieval on real aligned pairs under known warps: the acceptance table of the representations.
 
     python Testing/benchmarks/discriminability.py --output FOLDER [--representation NAME ...] [--pairs WORD]
-
-    [--opposite] [--transforms N]
+        [--opposite] [--transforms N]
 
 writes discriminability.txt and discriminability.json. Every moving image is warped by a seeded smooth field:
 cubic B-spline controls every 16 mm, normal with 6 mm per component, at most 18 mm, about 3 mm on average; then it is
