@@ -1,10 +1,12 @@
 """What each part of MASR-Net brings: variants of the network and of its training, all on the same small budget.
 
     python -m benchmarks.ablation --output DIR [--label-maps FOLDER] [--steps N] [--variants NAME ...]
+        [--seeds N ...]
 
 in the folder `Testing`. Every variant sees as many pairs as the others, drawn with the same seed (without label merging
-their contrasts differ), and is then tried by the retrieval of `discriminability.py`, alone and beside MIND-SSC. Rows
-appear as they are finished in ablation.md and ablation.json; a call that is repeated goes on from the last checkpoint.
+their contrasts differ), and is then tried by the retrieval of `discriminability.py`, alone and beside MIND-SSC. Results
+appear as they are finished in ablation.md and ablation.json; a call that is repeated goes on from the last checkpoint,
+and one with other variants or seeds adds to them.
 These are short trainings for comparison with each other, far from what ships. Images: MASR_DATA, or shared/data beside
 the repository.
 """
@@ -14,8 +16,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,7 @@ from torch import Tensor
 from .discriminability import warped_pairs
 
 KINDS = ("T1-T2", "T1-FLAIR", "neonate T1-T2")
+MIND = "mind"
 ALONE, BESIDE = "alone", "with MIND"
 WARP_SEED = 1
 ENDLESS = 10**9
@@ -51,7 +56,6 @@ VARIANTS = {
     "no-dilation": Variant("without dilation", {"radii": (1,)}),
     "no-merging": Variant("without label merging", merging=False),
     "faithful": Variant("faithful MASR", {"faithful": True}),
-    "reseeded": Variant("practical, another seed", {"seed": 1}),
 }
 
 
@@ -63,11 +67,11 @@ class Budget:
     size: int
     maps: int
 
-    def recipe(self) -> Recipe:
+    def recipe(self, seed: int) -> Recipe:
         """The one of the weights that ship, with rate, warm-up and moving average for a short run."""
         weights = (1.0, 1.0, 0.3, 0.2, 0.05, 0.0)
         warm_up = max(1, self.steps // 10)
-        return Recipe(steps=self.steps, rate=2e-3, warm_up=warm_up, average=0.99, weights=weights)
+        return Recipe(steps=self.steps, seed=seed, rate=2e-3, warm_up=warm_up, average=0.99, weights=weights)
 
 
 class Study:
@@ -79,31 +83,41 @@ class Study:
         self._anatomies: Anatomies | None = None
         self._pairs: list[tuple[str, Pair]] | None = None
 
-    def rows(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """MIND-SSC, then the variants of these names; each measured once."""
-        for name in ("mind", *names):
-            file = self.folder / f"{name}.json"
-            if not file.is_file():
-                row = self._mind() if name == "mind" else self._variant(name)
-                partial = file.with_suffix(".partial")
-                partial.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
-                partial.replace(file)
-            yield json.loads(file.read_text(encoding="utf-8"))
+    def measure(self, name: str, seed: int) -> None:
+        """Train and try a variant, or try MIND-SSC, unless that is done."""
+        file = self.folder / f"{name}-{seed}.json"
+        if not file.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            row = self._mind() if name == MIND else self._variant(name, seed)
+            partial = file.with_suffix(".partial")
+            partial.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+            partial.replace(file)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What is measured so far, by variant and seed."""
+        files = [file for name in (MIND, *VARIANTS) for file in sorted(self.folder.glob(f"{name}-*.json"))]
+        return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+    def write(self) -> str:
+        """The rows as `TABLE` and `RESULT`; returns the table."""
+        text = table(self.rows())
+        (self.output / TABLE).write_text(text, encoding="utf-8")
+        content = {"budget": asdict(self.budget), "rows": self.rows()}
+        (self.output / RESULT).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        return text
 
     def _mind(self) -> dict[str, Any]:
-        self.folder.mkdir(parents=True, exist_ok=True)
         return {"title": "MIND-SSC", **self._retrieval(Encoder())}
 
-    def _variant(self, name: str) -> dict[str, Any]:
+    def _variant(self, name: str, seed: int) -> dict[str, Any]:
         variant = VARIANTS[name]
-        trainer = Trainer(replace(self.budget.recipe(), **variant.changes), torch.device("cpu"))
-        pairs = ProceduralPairs(
-            self._made(), self.budget.size, trainer.recipe.seed, ENDLESS, merging=variant.merging
-        )
+        trainer = Trainer(replace(self.budget.recipe(seed), **variant.changes), torch.device("cpu"))
+        pairs = ProceduralPairs(self._made(), self.budget.size, seed, ENDLESS, merging=variant.merging)
         began = time.process_time()
-        train(trainer, pairs, self.folder / name, save_every=50)
+        train(trainer, pairs, self.folder / f"{name}-{seed}", save_every=50)
         print(
-            f"{name}: step {trainer.step}, {time.process_time() - began:.0f} CPU-s in this call", flush=True
+            f"{name}, seed {seed}: step {trainer.step}, {time.process_time() - began:.0f} CPU-s in this call",
+            flush=True,
         )
         return {
             "title": variant.title,
@@ -138,13 +152,14 @@ def _summary(pair: Pair, fixed: Tensor, moving: Tensor) -> dict[str, Any]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Hit rate within 8 mm, mean over the pairs of each kind, as Markdown."""
+    """Hit rate within 8 mm, mean over the pairs of each kind, as Markdown; values of several seeds side by side."""
     columns = [f"{kind}, {how}" for kind in KINDS for how in (ALONE, BESIDE)]
     lines = [f"| variant | parameters | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
-    for row in rows:
-        cells = [row["title"], f"{row['parameters']:,}" if "parameters" in row else ""]
+    for title, group in groupby(rows, key=itemgetter("title")):
+        seeds = list(group)
+        cells = [title, f"{seeds[0]['parameters']:,}" if "parameters" in seeds[0] else ""]
         for kind in KINDS:
-            cells += [_mean(row[how], kind) for how in (ALONE, BESIDE)]
+            cells += [", ".join(_mean(row[how], kind) for row in seeds) for how in (ALONE, BESIDE)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -152,13 +167,6 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def _mean(summaries: dict[str, Any], kind: str) -> str:
     hits = [summary["hit_8mm"] for title, summary in summaries.items() if title.startswith(kind)]
     return f"{np.mean(hits):.3f}" if hits else ""
-
-
-def write(rows: Sequence[dict[str, Any]], budget: Budget, folder: Path) -> None:
-    """The rows so far, as `TABLE` and `RESULT`."""
-    (folder / TABLE).write_text(table(rows), encoding="utf-8")
-    content = {"budget": asdict(budget), "rows": list(rows)}
-    (folder / RESULT).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -178,16 +186,17 @@ def main() -> None:
     )
     parser.add_argument("--size", type=int, default=48, help="side of the views in voxels, a multiple of 16")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, metavar="NAME")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    budget = Budget(options.steps, options.size, options.maps)
-    rows: list[dict[str, Any]] = []
-    for row in Study(options.output, budget, options.label_maps).rows(options.variants):
-        rows.append(row)
-        write(rows, budget, options.output)
-        print(table(rows[-1:]).splitlines()[-1], flush=True)
-    print("\n" + table(rows))
+    study = Study(options.output, Budget(options.steps, options.size, options.maps), options.label_maps)
+    study.measure(MIND, 0)
+    for seed in options.seeds:
+        for name in options.variants:
+            study.measure(name, seed)
+            study.write()
+    print(study.write())
 
 
 if __name__ == "__main__":
