@@ -444,7 +444,7 @@ class _Run:
         """Where the points of `grid` lie in `moving`: ``(3, D, H, W)``."""
         chain = TransformChain((Affine(self.matrix), *self.fields))
         to_index = torch.tensor(moving.geometry.physical_to_index[:3, :3], dtype=torch.float32)
-        displacement = torch.einsum("ab,bdhw->adhw", to_index, chain.dense(grid).cpu())
+        displacement = torch.einsum("ab,bdhw->adhw", to_index, chain.dense(grid))
         return moving.index(grid, np.eye(4)) + displacement.to(self.device)
 
     def _native_foreground(self) -> np.ndarray:
