@@ -144,8 +144,7 @@ class _Step(nn.Module):
             ]
         )
         likeness = self.sharpness.exp() * _smoothed(likeness - likeness.mean(dim=1, keepdim=True))
-        x = torch.cat((likeness, embedded, weights, weights.flip(0)), dim=1)
-        x = self.enter(x.contiguous(memory_format=torch.channels_last_3d))
+        x = self.enter(torch.cat((likeness, embedded, weights, weights.flip(0)), dim=1))
         scales, shifts = self.condition(setting).reshape(2, len(self.layers), 1, -1, 1, 1, 1)
         for layer, scale, shift in zip(self.layers, scales, shifts, strict=True):
             x = x + layer(functional.leaky_relu(x * (1 + scale) + shift, NEGATIVE_SLOPE))
