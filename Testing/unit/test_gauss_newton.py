@@ -27,9 +27,8 @@ def model(
     x: torch.Tensor,
     gradient: torch.Tensor,
     curvature: torch.Tensor,
-    smoothness: float,
-    bending: float,
-    steep: list[torch.Tensor],
+    weights: list[torch.Tensor],
+    bends: torch.Tensor,
 ) -> torch.Tensor:
     """The quadratic that the step should minimise, written out."""
     xx, yy, zz, xy, xz, yz = curvature
@@ -37,26 +36,34 @@ def model(
     own = xx * i * i + yy * j * j + zz * k * k + 2 * (xy * i * j + xz * i * k + yz * j * k)
     own = own + DAMPING * curvature[:3].mean() * x.square().sum(dim=0)
     slopes = [x.diff(dim=axis) for axis in (1, 2, 3)]
-    rough = torch.stack([s.square().sum() for s in slopes]).sum()
     padded = [
         torch.cat([torch.zeros_like(s.narrow(a, 0, 1)), s, torch.zeros_like(s.narrow(a, 0, 1))], dim=a)
         for a, s in enumerate(slopes, start=1)
     ]
-    bend = torch.stack([p.diff(dim=a) for a, p in enumerate(padded, start=1)]).sum(dim=0).square().sum()
-    result = (gradient * x).sum() + own.sum() / 2 + smoothness / x.numel() * (rough + bending * bend)
-    for axis, weights in enumerate(steep, start=1):
-        result = result + (weights * x.diff(dim=axis).square()).sum() / 2
+    bend = torch.stack([p.diff(dim=a) for a, p in enumerate(padded, start=1)]).sum(dim=0).square()
+    result = (gradient * x).sum() + own.sum() / 2 + (bends * bend).sum() / 2
+    for slope, weight in zip(slopes, weights, strict=True):
+        result = result + (weight * slope.square()).sum() / 2
     return result
 
 
-@pytest.mark.parametrize("steep", [False, True])
-def test_the_step_is_the_minimum_of_the_quadratic_model(steep: bool) -> None:
+def uniform(
+    slopes: float, bends: float, dtype: torch.dtype = torch.float32
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    x = torch.ones(3, *SHAPE, dtype=dtype)
+    return [slopes * torch.ones_like(x.diff(dim=axis)) for axis in (1, 2, 3)], bends * x[:1]
+
+
+@pytest.mark.parametrize("varied", [False, True])
+def test_the_step_is_the_minimum_of_the_quadratic_model(varied: bool) -> None:
     gradient = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     curvature = random_curvature(2)
-    weights = [torch.rand_like(gradient.diff(dim=axis)) for axis in (1, 2, 3)] if steep else []
-    found = step(gradient, curvature, 200.0, 0.5, weights).requires_grad_()
+    weights, bends = uniform(0.6, 0.3, torch.float64)
+    if varied:
+        weights, bends = [torch.rand_like(w) for w in weights], torch.rand_like(bends)
+    found = step(gradient, curvature, weights, bends).requires_grad_()
     assert found.abs().max() > 0.1
-    value = model(found, gradient, curvature, 200.0, 0.5, weights)
+    value = model(found, gradient, curvature, weights, bends)
     (slope,) = torch.autograd.grad(value, found)
     assert slope.abs().max() < 1e-6 * gradient.abs().max()
 
@@ -66,13 +73,13 @@ def test_a_place_without_structure_follows_its_neighbours(monkeypatch: pytest.Mo
     curvature, gradient = torch.zeros(6, *SHAPE), torch.zeros(3, *SHAPE)
     curvature[:3, :, :, :3] = 1.0
     gradient[0, :, :, :3] = -1.0
-    found = step(gradient, curvature, 5.0, 0.5, [])
+    found = step(gradient, curvature, *uniform(0.016, 0.008))
     torch.testing.assert_close(found[0], torch.ones(SHAPE), atol=0.02, rtol=0)
     assert found[1:].abs().max() < 1e-6
 
 
 def test_no_force_no_step() -> None:
-    assert not step(torch.zeros(3, *SHAPE), torch.zeros(6, *SHAPE), 2.0, 0.5, []).any()
+    assert not step(torch.zeros(3, *SHAPE), torch.zeros(6, *SHAPE), *uniform(0.01, 0.01)).any()
 
 
 def test_lumped_curvature_is_that_of_a_constant_velocity() -> None:

@@ -9,8 +9,11 @@ import pytest
 import torch
 from masr_registration.presets import Continuous
 from masr_registration.representation.self_similarity import mind_ssc
+from masr_registration.solver import instance
 from masr_registration.solver.instance import (
-    BENDING,
+    BENDS,
+    GENTLE_SLOPE,
+    SLOPES,
     STEEP,
     Pair,
     Term,
@@ -85,7 +88,7 @@ def test_the_warp_is_found(solved: tuple[Velocity, list[tuple[float, float]]]) -
     losses = [loss for _, loss in steps]
     coarse, fine = SETTINGS.iterations
     assert len(losses) == coarse + fine
-    assert losses[coarse - 1] < 0.7 * losses[0]
+    assert losses[coarse - 1] < 0.8 * losses[0]
     assert np.mean(losses[-4:]) < np.mean(losses[coarse : coarse + 4])
     fractions = [fraction for fraction, _ in steps]
     assert fractions == sorted(fractions)
@@ -245,12 +248,40 @@ def test_no_node_moves_farther_than_a_step_may() -> None:
     assert 0.5 < longest < 1.3
 
 
+def along_i(values: torch.Tensor) -> torch.Tensor:
+    """A velocity ``(3, D, H, W)`` along i that varies along i alone."""
+    field = torch.zeros(3, *SHAPE)
+    field[0] = values
+    return field
+
+
 def test_a_linear_stretch_is_smoother_than_a_bent_one_of_the_same_size() -> None:
     """Both change by the same amount between neighbours, but only one keeps the direction of the change."""
-    ramp = INDEX[:1] * 0.1
-    zigzag = (INDEX[:1] % 2) * 0.1
-    assert roughness(ramp) == pytest.approx(0.01, rel=1e-3)
-    assert roughness(zigzag) == pytest.approx(0.01 + BENDING * 0.04, rel=1e-3)
+    i, small = torch.arange(SHAPE[2]), 1e-3
+    assert roughness(along_i(i * small)) == pytest.approx(SLOPES * small**2 / 3, rel=1e-2)
+    zigzag = roughness(along_i((i % 2) * small))
+    assert zigzag == pytest.approx(SLOPES * small**2 / 3 + BENDS * 4 * small**2 / 3, rel=1e-2)
+
+
+def test_one_steep_place_costs_a_few_times_as_much_as_many_gentle_ones() -> None:
+    """With squares it would cost 19 times as much."""
+    i = torch.arange(SHAPE[2])
+    steep, gentle = (along_i(((i - 8) / width).clamp(0, 1)) for width in (1, 8))
+    assert roughness(gentle) < roughness(steep) < 6 * roughness(gentle)
+
+
+def test_the_curvature_of_the_smoothness_gives_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The robust cost is majorised by a quadratic that touches it: their gradients agree."""
+    monkeypatch.setattr(instance, "BENDS", 0.0)
+    field = GENTLE_SLOPE * torch.randn(3, 6, 7, 8, generator=torch.Generator().manual_seed(0))
+    field.requires_grad_()
+    (truth,) = torch.autograd.grad(2.0 * roughness(field), field)
+    slopes, bends = instance._smoothness(field.detach(), 2.0)
+    quadratic = [(w * field.diff(dim=axis).square()).sum() / 2 for axis, w in enumerate(slopes, start=1)]
+    (found,) = torch.autograd.grad(torch.stack(quadratic).sum(), field)
+    torch.testing.assert_close(found, truth)
+    assert bends.shape == (1, 6, 7, 8)
+    assert not bends.any()
 
 
 def test_only_what_is_too_steep_costs_extra() -> None:

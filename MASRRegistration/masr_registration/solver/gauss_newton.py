@@ -35,33 +35,31 @@ def lumped(curvature: Tensor, axes: Sequence[Tensor]) -> Tensor:
     return result
 
 
-def step(
-    gradient: Tensor, curvature: Tensor, smoothness: float, bending: float, steep: Sequence[Tensor]
-) -> Tensor:
+def step(gradient: Tensor, curvature: Tensor, slopes: Sequence[Tensor], bends: Tensor) -> Tensor:
     """The change of a velocity ``(3, d, h, w)`` that minimises the quadratic model of the loss.
 
     Args:
         gradient: of the whole loss ``(3, d, h, w)``.
         curvature: of everything but the smoothness, `lumped` ``(6, d, h, w)``.
-        smoothness: weight of the mean squared first differences.
-        bending: the same of the second differences, as a share of `smoothness`.
-        steep: for each axis the weights of further squared first differences, ``(3, d - 1, h, w)`` and so on;
-            none where there are none.
+        slopes: for each axis the curvature of the loss in the first differences, ``(3, d - 1, h, w)`` and so on.
+        bends: the same in the `laplacian` of every node, ``(1, d, h, w)``.
     """
-    scale = 2 * smoothness / gradient.numel()
     damping = DAMPING * curvature[:3].mean()
     xx, yy, zz, xy, xz, yz = curvature
+    diagonal = curvature[:3] + damping + 42 * bends
+    for axis, weights in enumerate(slopes, start=1):
+        n = weights.shape[axis]
+        diagonal.narrow(axis, 0, n).add_(weights)
+        diagonal.narrow(axis, 1, n).add_(weights)
 
     def product(x: Tensor) -> Tensor:
         i, j, k = x
         own = torch.stack((xx * i + xy * j + xz * k, xy * i + yy * j + yz * k, xz * i + yz * j + zz * k))
-        rough = _laplacian(x)
-        own += damping * x + scale * (rough + bending * _laplacian(rough))
-        for axis, weights in enumerate(steep, start=1):
+        own += damping * x + laplacian(bends * laplacian(x))
+        for axis, weights in enumerate(slopes, start=1):
             _add_differences(own, weights * x.diff(dim=axis), axis)
         return own
 
-    diagonal = curvature[:3] + damping + scale * (6 + 42 * bending)
     result, rest = torch.zeros_like(gradient), -gradient
     scaled = rest / diagonal
     direction, size = scaled, (rest * scaled).sum()
@@ -76,7 +74,7 @@ def step(
     return result
 
 
-def _laplacian(field: Tensor) -> Tensor:
+def laplacian(field: Tensor) -> Tensor:
     """Minus the sum of the second differences over the axes of ``(3, d, h, w)``, edges repeated."""
     result = torch.zeros_like(field)
     for axis in (1, 2, 3):

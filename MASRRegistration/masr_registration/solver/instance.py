@@ -52,8 +52,11 @@ SHARPENINGS = 2
 """Corrections by which the spline comes closer to a change that is asked for at the nodes."""
 STEEP, STEEP_WEIGHT = 1.0, 30.0
 """Slope of the velocity (a local stretch or squeeze by a factor of e^STEEP along an axis) that is made expensive."""
-BENDING = 0.5
-"""Share of the second differences in the roughness: with it, more smoothness costs less of what was found."""
+SLOPES, BENDS = 2.5, 2.5
+"""Weights of the first and of the second differences in the roughness."""
+GENTLE_SLOPE, GENTLE_BEND = 0.05, 0.1
+"""Up to about these the roughness grows with the square of a difference, beyond them linearly: where the images ask for
+a strong stretch, or organs slide along each other, one steep place costs no more than many gentle ones."""
 FADE_MM = 8.0
 INITIAL_ROUNDS = 4
 DSIR_SHARE = 1.0
@@ -327,10 +330,21 @@ class Term:
 
 
 def roughness(field: Tensor) -> Tensor:
-    """How uneven ``(3, D, H, W)`` is: mean squared first differences, and second ones with the weight `BENDING`."""
+    """How uneven ``(3, D, H, W)`` is: robust means of its first and second differences."""
     slopes = [field.diff(dim=axis) for axis in (1, 2, 3)]
     bends = [slope.diff(dim=axis) for slope in slopes for axis in (1, 2, 3)]
-    return _mean_squares(slopes) + BENDING * _mean_squares(bends)
+    return SLOPES * _robust(slopes, GENTLE_SLOPE) + BENDS * _robust(bends, GENTLE_BEND)
+
+
+def _robust(parts: list[Tensor], gentle: float) -> Tensor:
+    """Of differences ``(3, ...)``: their mean squares while they are small, summed over the parts."""
+    means = [2 * gentle**2 / 3 * (_excess(part, gentle) - 1).mean() for part in parts if part.numel()]
+    return torch.stack(means).sum()
+
+
+def _excess(differences: Tensor, gentle: float) -> Tensor:
+    """By how much slower than the square of its length the cost of a difference ``(3, ...)`` grows: ``(1, ...)``."""
+    return (1 + differences.square().sum(dim=0, keepdim=True) / gentle**2).sqrt()
 
 
 def steepness(field: Tensor) -> Tensor:
@@ -381,7 +395,7 @@ def _descend(
         (gradient,) = torch.autograd.grad(loss, field)
         curvature = found if curvature is None else torch.lerp(found, curvature, CURVATURE_MEMORY)
         change = gauss_newton.step(
-            gradient * window, curvature, settings.regularisation, BENDING, _steep_weights(field.detach())
+            gradient * window, curvature, *_smoothness(field.detach(), settings.regularisation)
         )
         change = change * (LONGEST_STEP / change.norm(dim=0).clamp_min(LONGEST_STEP)) * window
         share = FIRST_STEP + (LAST_STEP - FIRST_STEP) * number / max(iterations - 1, 1)
@@ -390,10 +404,13 @@ def _descend(
         tick(number + 1, {"dissimilarity": float(data.detach()) / 2})
 
 
-def _steep_weights(field: Tensor) -> list[Tensor]:
-    """Curvature of `steepness` by the first differences along each axis; none where nothing is too steep."""
-    weights = []
+def _smoothness(field: Tensor, regularisation: float) -> tuple[list[Tensor], Tensor]:
+    """Curvature of the roughness and of the steepness in the first differences along each axis, and of the roughness
+    in the Laplacian of every node."""
+    slopes = []
     for axis in (1, 2, 3):
-        steep = field.diff(dim=axis).abs() > STEEP
-        weights.append(steep * (2 * STEEP_WEIGHT / max(steep.numel(), 1)))
-    return weights if any(w.any() for w in weights) else []
+        slope = field.diff(dim=axis)
+        weight = regularisation * SLOPES / _excess(slope, GENTLE_SLOPE) + STEEP_WEIGHT * (slope.abs() > STEEP)
+        slopes.append(2 / max(slope.numel(), 1) * weight)
+    bend = gauss_newton.laplacian(field) / 3**0.5
+    return slopes, 2 / field.numel() * regularisation * BENDS / _excess(bend, GENTLE_BEND)
