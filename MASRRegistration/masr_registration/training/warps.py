@@ -27,9 +27,6 @@ BETWEEN_SHARE = 0.4
 """Of the pairs with brains: two different ones."""
 USUAL_EXTENT = 32.0
 """Standard deviation of a brain along an axis, in voxels of 1 mm: brains are scaled to it."""
-LONG_SHARE = 0.3
-"""Of the velocities: those drawn from the upper range of `STRENGTHS`."""
-STRENGTHS = ((0.2, 1.2), (1.2, 2.0))
 CUT_SHARE = 0.15
 """Of the views: a part beyond the field of view."""
 
@@ -84,7 +81,7 @@ def random_velocity(generator: Generator, size: int) -> Tensor:
     matrix += angle * _skew(torch.randn(3, generator=generator).clamp(-1.5, 1.5))
     centred = identity(shape) - (cells - 1) / 2
     share = float(torch.rand((), generator=generator))
-    overall = uniform(generator, *STRENGTHS[chance(generator, LONG_SHARE)])
+    overall = uniform(generator, 0.2, 1.2)
     velocity = share * torch.einsum("ab,bkji->akji", matrix, centred)
     velocity += share * shift * torch.randn(3, 1, 1, 1, generator=generator).clamp(-1.5, 1.5)
     for low, high, slope in ((7, 16, 0.35), (3, 6, 0.22)):
