@@ -52,9 +52,9 @@ SHARPENINGS = 2
 """Corrections by which the spline comes closer to a change that is asked for at the nodes."""
 STEEP, STEEP_WEIGHT = 1.0, 30.0
 """Slope of the velocity (a local stretch or squeeze by a factor of e^STEEP along an axis) that is made expensive."""
-SLOPES, BENDS = 2.5, 2.5
+SLOPES, BENDS = 2.0, 1.0
 """Weights of the first and of the second differences in the roughness."""
-GENTLE_SLOPE, GENTLE_BEND = 0.05, 0.1
+GENTLE_SLOPE, GENTLE_BEND = 0.06, 0.3
 """Up to about these the roughness grows with the square of a difference, beyond them linearly: where the images ask for
 a strong stretch, or organs slide along each other, one steep place costs no more than many gentle ones."""
 FADE_MM = 8.0
