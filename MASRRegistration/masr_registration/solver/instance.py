@@ -56,7 +56,7 @@ SLOPES, BENDS = 2.0, 1.0
 """Weights of the first and of the second differences in the roughness."""
 GENTLE_SLOPE, GENTLE_BEND = 0.06, 0.3
 """Up to about these the roughness grows with the square of a difference, beyond them linearly: where the images ask for
-a strong stretch, or organs slide along each other, one steep place costs no more than many gentle ones."""
+a strong stretch, or organs slide along each other, a steep place costs less than half of what squares would."""
 FADE_MM = 8.0
 INITIAL_ROUNDS = 4
 DSIR_SHARE = 1.0
