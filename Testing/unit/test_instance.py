@@ -286,6 +286,16 @@ def test_the_curvature_of_the_smoothness_gives_its_gradient(monkeypatch: pytest.
     assert not bends.any()
 
 
+def test_the_curvature_of_the_bends_gives_their_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they are small and along one axis: for those the Laplacian is all there is."""
+    monkeypatch.setattr(instance, "SLOPES", 0.0)
+    field = along_i(1e-3 * torch.randn(SHAPE[2], generator=torch.Generator().manual_seed(0)))
+    bends = instance._smoothness(field, 2.0)[1]
+    bent = field[:, :, :, :-2] - 2 * field[:, :, :, 1:-1] + field[:, :, :, 2:]
+    found = float((bends[:, :, :, 1:-1] * bent.square()).sum() / 2)
+    assert found == pytest.approx(2.0 * float(roughness(field)), rel=0.1)
+
+
 def test_only_what_is_too_steep_costs_extra() -> None:
     assert steepness(INDEX[:1] * 0.9 * STEEP) == 0
     assert steepness(INDEX[:1] * (STEEP + 0.5)) == pytest.approx(0.25)

@@ -412,5 +412,5 @@ def _smoothness(field: Tensor, regularisation: float) -> tuple[list[Tensor], Ten
         slope = field.diff(dim=axis)
         weight = regularisation * SLOPES / _excess(slope, GENTLE_SLOPE) + STEEP_WEIGHT * (slope.abs() > STEEP)
         slopes.append(2 / max(slope.numel(), 1) * weight)
-    bend = gauss_newton.laplacian(field) / 3**0.5
+    bend = gauss_newton.laplacian(field) / 3**0.5  # about as long as the second differences that it adds up
     return slopes, 2 / field.numel() * regularisation * BENDS / _excess(bend, GENTLE_BEND)
