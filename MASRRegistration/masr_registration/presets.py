@@ -60,7 +60,8 @@ class Discrete:
 class Continuous:
     """Instance optimisation of the symmetric velocity field.
 
-    `control_spacing_mm` is rounded to whole working voxels; `iterations` are those of the coarse and of the fine level.
+    `control_spacing_mm` is rounded to whole working voxels; `iterations` are those on
+    the sparse lattice of voxels and then on the dense one.
     `landmark_weight` is how hard landmarks pull here, relative to the smoothness, and in the linear stage, relative to
     the images; only where landmarks are used.
     """
@@ -68,7 +69,7 @@ class Continuous:
     enabled: bool = True
     control_spacing_mm: float = _within(0.5, 100, default=4.0)
     regularisation: float = _within(0, 10_000, default=2.0)
-    iterations: tuple[int, int] = _within(0, 10_000, default=(0, 12))
+    iterations: tuple[int, int] = _within(0, 10_000, default=(32, 6))
     landmark_weight: float = _within(0, 10_000, default=60.0)
 
 

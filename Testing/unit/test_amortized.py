@@ -363,8 +363,8 @@ def test_what_it_costs() -> None:
     )
     assert alone["continuous"] == 0 < refined["continuous"] < 0.8 * whole["continuous"]
     assert 0 < alone["discrete"] == refined["discrete"] < whole["discrete"]
-    assert refinement(BASE.continuous).iterations[0] == 0
-    assert 0 < refinement(BASE.continuous).iterations[1] < BASE.continuous.iterations[1]
+    assert 0 < refinement(BASE.continuous).iterations[0] < BASE.continuous.iterations[0]
+    assert refinement(BASE.continuous).iterations[1] == BASE.continuous.iterations[1]
 
 
 def test_old_presets_optimise_and_new_ones_say_what_they_do() -> None:

@@ -240,6 +240,19 @@ def test_self_compose_and_its_gradient(shape: tuple[int, int, int], amplitude: f
     np.testing.assert_allclose(single.grad, exact.grad, atol=2e-4 * float(exact.grad.abs().max()))
 
 
+@needs_numba
+@settings(max_examples=30, deadline=None)
+@given(shapes, st.integers(0, 1000))
+def test_compiled_normal_product_is_the_reference(shape: tuple[int, int, int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, blocks = (torch.from_numpy(rng.normal(size=(n, *shape))) for n in (3, 6))
+    slopes = [torch.from_numpy(rng.uniform(size=x.diff(dim=axis).shape)) for axis in (1, 2, 3)]
+    bends = torch.from_numpy(rng.uniform(size=(1, *shape)))
+    expected = torch_backend.normal_product(x, blocks, slopes, bends)
+    found = kernels.normal_product(x.float(), blocks.float(), [s.float() for s in slopes], bends.float())
+    np.testing.assert_allclose(found, expected, atol=1e-5 * max(1.0, float(expected.abs().max())))
+
+
 def test_a_compiled_kernel_leaves_torch_its_number_of_threads() -> None:
     """In a process of its own, because it is the first kernel of a process that starts numba's threads."""
     pytest.importorskip("numba")

@@ -10,14 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from masr_registration import presets
 from masr_registration.errors import InputError, ResourceError
 from masr_registration.representation.descriptor import Scan
 from masr_registration.solver import convex, plan
+from masr_registration.solver.instance import border_mm
 from masr_registration.solver.pipeline import make_plan, register
 from masr_registration.solver.plan import Plan
+from masr_registration.transforms import affine
 from masr_registration.volume import Volume
 from phantoms import Head, geometry
 from worker_tools import environment
@@ -53,6 +56,46 @@ def test_the_ladder_gets_coarser_and_smaller() -> None:
     memory = [p.peak_mb for p in steps]
     assert memory == sorted(memory, reverse=True)
     assert memory[-1] < memory[0]
+
+
+def scan(radii: tuple[float, float, float], move: float = 0.0, mask: Volume | None = None) -> Scan:
+    head = Head(radii=radii)
+    return Scan.of(
+        head.volume(GRID, "t1", lambda points: points - [move, 0, 0]), "mr", QUICK.normalisation, mask
+    )
+
+
+def test_there_is_room_for_a_body_that_reaches_farther() -> None:
+    small, large = scan((20.0, 24.0, 18.0)), scan((26.0, 24.0, 18.0), move=8.0)
+    room = plan.room(small, large, np.eye(4))
+    np.testing.assert_allclose(room, [[0, 14], [0, 0], [0, 0]], atol=3.1)
+    assert room[0, 1] > room[0, 0]
+    assert not plan.room(large, small, np.eye(4)).any()
+    back = affine.about(np.zeros(3), np.eye(3), np.array([8.0, 0, 0]))
+    np.testing.assert_allclose(plan.room(small, large, back)[0], [6, 6], atol=3.1)
+    grids = [plan.working_grid(small, 3.0, QUICK, r) for r in (0.0, room)]
+    points = affine.apply(large.geometry.index_to_physical, large.region.nonzero().flip(1).double().numpy())
+    margins = []
+    for grid in grids:
+        index = affine.apply(grid.physical_to_index, points)
+        margins.append(min(index.min(), (np.array(grid.size) - 1 - index).min()) * 3.0)
+    needed = border_mm(3.0, QUICK.continuous.control_spacing_mm)
+    assert margins[0] < needed - 3.0
+    assert margins[1] > needed - 3.0
+
+
+def test_the_room_is_limited_and_none_beyond_a_cut_or_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = scan((20.0, 24.0, 18.0)), scan((26.0, 24.0, 18.0), move=4.0)
+    monkeypatch.setattr(plan, "ROOM_MM", 3.0)
+    assert plan.room(small, large, np.eye(4)).max() == 3.0
+    cut = scan((60.0, 24.0, 18.0))
+    assert not plan.room(cut, scan((20.0, 30.0, 18.0)), np.eye(4))[0].any()
+    assert plan.room(cut, scan((20.0, 30.0, 18.0)), np.eye(4))[1].any()
+    everything = Volume(np.ones(GRID.shape, np.float32), GRID)
+    masked = scan((20.0, 24.0, 18.0), mask=everything)
+    assert not plan.room(masked, large, np.eye(4)).any()
+    both = plan.room(masked, scan((26.0, 24.0, 18.0), 4.0, everything), np.eye(4))
+    assert both.any()
 
 
 def test_the_finest_plan_that_fits_is_chosen() -> None:

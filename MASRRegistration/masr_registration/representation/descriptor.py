@@ -142,11 +142,22 @@ class Scan:
         return sample(image[None], index, nearest=True, zeros=True)[0]
 
 
-def region_box(scan: Scan, spacing_mm: float, margin_mm: float, multiple: int = 1) -> Geometry:
-    """An isotropic grid along the scan's axes around its region and `margin_mm` beyond; sides are a `multiple`."""
+def region_bounds(scan: Scan) -> np.ndarray:
+    """First and last edge ``(3, 2)`` of the scan's region along (i, j, k), in voxels."""
     occupied = [scan.region.any(dim=d1).any(dim=d2).nonzero()[:, 0] for d1, d2 in ((0, 0), (0, 1), (1, 1))]
-    bounds = np.array([(int(o[0]) - 0.5, int(o[-1]) + 0.5) for o in occupied])
+    return np.array([(int(o[0]) - 0.5, int(o[-1]) + 0.5) for o in occupied])
+
+
+def region_box(
+    scan: Scan, spacing_mm: float, margin_mm: float, multiple: int = 1, room_mm: np.ndarray | float = 0.0
+) -> Geometry:
+    """An isotropic grid along the scan's axes around its region and `margin_mm` beyond; sides are a `multiple`.
+
+    `room_mm` ``(3, 2)`` is added before and after the region along each axis.
+    """
     geometry = scan.geometry
+    room = np.broadcast_to(room_mm, (3, 2)) / np.asarray(geometry.spacing)[:, None]
+    bounds = region_bounds(scan) + room * [-1, 1]
     extent = (bounds[:, 1] - bounds[:, 0]) * geometry.spacing + 2 * margin_mm
     size = np.ceil(extent / (spacing_mm * multiple) - 1e-6).astype(int) * multiple
     centre = (geometry.index_to_physical @ [*bounds.mean(axis=1), 1.0])[:3]

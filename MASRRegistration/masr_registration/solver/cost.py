@@ -22,17 +22,20 @@ DEVICE_IMAGE_BYTES, DEVICE_WORKING_BYTES = 30.0, 260.0
 """The same for CUDA, counted from the arrays that the torch kernels make, not measured."""
 SECONDS_LINEAR = 12.0
 SECONDS_PER_MEGAVOXEL = {"encode": 0.6, "discrete": 1.2, "check": 1.4}
-SECONDS_PER_MEGAVOXEL_STEP = 0.08
-"""One core of an ordinary computer, MIND-SSC; a step is an iteration of the fine level. For orientation only."""
+SECONDS_PER_MEGAVOXEL_STEP = 0.06
+SPARSE_STEP = 1 / 3
+"""One core of an ordinary computer, MIND-SSC; a step is an iteration on the dense lattice, one on the sparse lattice
+costs that share. For orientation only."""
 SECONDS_PER_MEGAVOXEL_AMORTIZED = 0.5
 """The same for the registration network and the encoding of both images for it."""
-REFINEMENT_SHARE = 2 / 3
-"""Of the fine iterations, that follow the registration network."""
+REFINEMENT_SHARE = 1 / 2
+"""Of the sparse iterations, that follow the registration network; the dense ones follow as ever."""
 
 
 def refinement(continuous: Continuous) -> Continuous:
-    """The shorter continuous stage that follows the registration network: the fine level alone."""
-    return replace(continuous, iterations=(0, round(REFINEMENT_SHARE * continuous.iterations[1])))
+    """The shorter continuous stage that follows the registration network."""
+    sparse, dense = continuous.iterations
+    return replace(continuous, iterations=(round(REFINEMENT_SHARE * sparse), dense))
 
 
 def suited_spacing(spacings: Sequence[Sequence[float]], preset: Preset) -> float:
@@ -57,6 +60,6 @@ def predicted_seconds(voxels: float, preset: Preset, threads: int) -> dict[str, 
         seconds["discrete"] = SECONDS_PER_MEGAVOXEL_AMORTIZED * mega
         continuous = refinement(continuous)
     optimised = continuous.enabled and preset.method != "amortized"
-    steps = continuous.iterations[1] + continuous.iterations[0] / 8 if optimised else 0.0
+    steps = continuous.iterations[1] + SPARSE_STEP * continuous.iterations[0] if optimised else 0.0
     seconds["continuous"] = SECONDS_PER_MEGAVOXEL_STEP * steps * mega
     return {name: round(value / threads**0.7, 2) for name, value in seconds.items()}

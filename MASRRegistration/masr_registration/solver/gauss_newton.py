@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .kernels import normal_product
+
 DAMPING = 0.1
 """Added to the curvature of every node, as a share of the mean curvature."""
 SOLVER_STEPS = 10
@@ -42,29 +44,20 @@ def step(gradient: Tensor, curvature: Tensor, slopes: Sequence[Tensor], bends: T
         gradient: of the whole loss ``(3, d, h, w)``.
         curvature: of everything but the smoothness, `lumped` ``(6, d, h, w)``.
         slopes: for each axis the curvature of the loss in the first differences, ``(3, d - 1, h, w)`` and so on.
-        bends: the same in the `laplacian` of every node, ``(1, d, h, w)``.
+        bends: the same in the `grid.laplacian` of every node, ``(1, d, h, w)``.
     """
-    damping = DAMPING * curvature[:3].mean()
-    xx, yy, zz, xy, xz, yz = curvature
-    diagonal = curvature[:3] + damping + 42 * bends
+    blocks = curvature.clone()
+    blocks[:3] += DAMPING * curvature[:3].mean()
+    diagonal = blocks[:3] + 42 * bends
     for axis, weights in enumerate(slopes, start=1):
         n = weights.shape[axis]
         diagonal.narrow(axis, 0, n).add_(weights)
         diagonal.narrow(axis, 1, n).add_(weights)
-
-    def product(x: Tensor) -> Tensor:
-        i, j, k = x
-        own = torch.stack((xx * i + xy * j + xz * k, xy * i + yy * j + yz * k, xz * i + yz * j + zz * k))
-        own += damping * x + laplacian(bends * laplacian(x))
-        for axis, weights in enumerate(slopes, start=1):
-            _add_differences(own, weights * x.diff(dim=axis), axis)
-        return own
-
     result, rest = torch.zeros_like(gradient), -gradient
     scaled = rest / diagonal
     direction, size = scaled, (rest * scaled).sum()
     for _ in range(SOLVER_STEPS):
-        image = product(direction)
+        image = normal_product(direction, blocks, slopes, bends)
         length = size / (direction * image).sum().clamp_min(torch.finfo(size.dtype).tiny)
         result = result + length * direction
         rest = rest - length * image
@@ -72,18 +65,3 @@ def step(gradient: Tensor, curvature: Tensor, slopes: Sequence[Tensor], bends: T
         before, size = size, (rest * scaled).sum()
         direction = scaled + size / before.clamp_min(torch.finfo(size.dtype).tiny) * direction
     return result
-
-
-def laplacian(field: Tensor) -> Tensor:
-    """Minus the sum of the second differences over the axes of ``(3, d, h, w)``, edges repeated."""
-    result = torch.zeros_like(field)
-    for axis in (1, 2, 3):
-        _add_differences(result, field.diff(dim=axis), axis)
-    return result
-
-
-def _add_differences(result: Tensor, slopes: Tensor, axis: int) -> None:
-    """Add the transposed first differences of `slopes` along an axis to `result`."""
-    n = slopes.shape[axis]
-    result.narrow(axis, 0, n).sub_(slopes)
-    result.narrow(axis, 1, n).add_(slopes)

@@ -1,10 +1,11 @@
-"""The continuous stage: one stationary velocity field, symmetric in both images, coarse to fine.
+"""The continuous stage: one stationary velocity field, symmetric in both images, sparse to dense.
 
 ``v`` is a cubic B-spline. The loss compares the fixed features with the moving ones under exp(v), and the moving
-features with the fixed ones under exp(-v), so that neither image is preferred and the inverse comes for free. The last
-level reads full-resolution features on a lattice of every second voxel whose offset changes from step to step: the
-detail of full resolution for an eighth of its cost. There the intensities count too, by their local correlation, which
-finds edges that the self-similarities blur.
+features with the fixed ones under exp(-v), so that neither image is preferred and the inverse comes for free.
+Full-resolution features are read on a lattice of every fourth voxel, later of every second, whose offset changes from
+step to step: the detail of full resolution for a fraction of its cost, so that there can be many steps. What is far
+from its place gets there step by step, led by neighbours that have arrived. The intensities count too, by their local
+correlation, which finds edges that the self-similarities blur.
 
 Each iteration is a damped `gauss_newton.step`.
 
@@ -25,10 +26,12 @@ from torch import Tensor
 
 from ..presets import Continuous
 from ..transforms.grid import (
+    add_differences,
     box,
     bspline_controls,
     bspline_upsample,
     identity,
+    laplacian,
     lattice_weights,
     pool,
     upsample_lattice,
@@ -39,7 +42,7 @@ from . import gauss_newton
 from .gauss_newton import lumped
 from .kernels import Comparison, channels_last, feature_difference, local_correlation, pool_compact
 
-DATA_WEIGHT = 6.0
+DATA_WEIGHT = 10.0
 FIRST_STEP, LAST_STEP = 1.0, 0.6
 """Share of a Gauss-Newton step that is taken, from the first to the last iteration of a level: the later ones average
 over the offsets of the lattice."""
@@ -52,9 +55,9 @@ SHARPENINGS = 2
 """Corrections by which the spline comes closer to a change that is asked for at the nodes."""
 STEEP, STEEP_WEIGHT = 1.0, 30.0
 """Slope of the velocity (a local stretch or squeeze by a factor of e^STEEP along an axis) that is made expensive."""
-SLOPES, BENDS = 2.0, 1.0
+SLOPES, BENDS = 2.5, 2.5
 """Weights of the first and of the second differences in the roughness."""
-GENTLE_SLOPE, GENTLE_BEND = 0.06, 0.3
+GENTLE_SLOPE, GENTLE_BEND = 0.05, 0.1
 """Up to about these the roughness grows with the square of a difference, beyond them linearly: where the images ask for
 a strong stretch, or organs slide along each other, a steep place costs less than half of what squares would."""
 FADE_MM = 8.0
@@ -62,8 +65,9 @@ INITIAL_ROUNDS = 4
 DSIR_SHARE = 1.0
 """Weight of the mean squared difference of the DSIR beside that of MIND-SSC."""
 CORRELATION_SHARE = 0.15
-"""Weight of the intensities' local correlation beside that of MIND-SSC, in the last level."""
-LATTICE = 2
+"""Weight of the intensities' local correlation beside that of MIND-SSC."""
+SPARSE, DENSE = 4, 2
+"""Voxels from one that is compared to the next, first and then."""
 Tick = Callable[[float, dict[str, float]], None]
 Compare = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Comparison]
 
@@ -216,42 +220,40 @@ def _padded(nodes: Tensor) -> Tensor:
 
 
 def optimise(pair: Pair, velocity: Velocity, settings: Continuous, seed: int, tick: Tick) -> None:
-    """Improve `velocity` in place on features at a quarter of the resolution, then on a moving lattice of all of them.
+    """Improve `velocity` in place, on the sparse lattice first and then on the dense one.
 
     The features of `pair` are released on the way.
     """
-    coarse, fine = settings.iterations
-    turn = coarse / max(coarse + LATTICE**3 * fine, 1)
-    full = pair.fixed_weight, pair.moving_weight
-    dsir = [x for x in (pair.fixed_dsir, pair.moving_dsir) if x is not None]
-    if coarse:
-        quarter = [pool(w[None], 4)[0] for w in full]
-        small = [channels_last(pool_compact(x, 4)) for x in (pair.fixed, pair.moving)]
-        terms = [Term(velocity, small, quarter)]
-        if dsir:
-            terms.append(Term(velocity, [channels_last(pool(x, 2)) for x in dsir], quarter, share=DSIR_SHARE))
-        _descend(velocity, terms, settings, coarse, seed, lambda n, m: tick(turn * n / coarse, m), pair.pull)
     features = []
     for name in ("fixed", "moving"):
         features.append(channels_last(getattr(pair, name)))
         setattr(pair, name, features[-1].new_empty(0))
     images = pair.fixed_image, pair.moving_image
-    terms = [
-        Term(velocity, features, full, stride=LATTICE),
-        Term(velocity, images, full, stride=LATTICE, share=CORRELATION_SHARE, compare=local_correlation),
-    ]
-    if dsir:
-        half = [pool(w[None], 2)[0] for w in full]
-        terms.append(Term(velocity, [channels_last(x) for x in dsir], half, share=DSIR_SHARE))
-    _descend(
-        velocity,
-        terms,
-        settings,
-        fine,
-        seed,
-        lambda n, m: tick(turn + (1 - turn) * n / fine, m),
-        pair.pull,
-    )
+    full = pair.fixed_weight, pair.moving_weight
+    half = [pool(w[None], 2)[0] for w in full]
+    dsir = [channels_last(x) for x in (pair.fixed_dsir, pair.moving_dsir) if x is not None]
+    work = [steps / stride for stride, steps in zip((SPARSE, DENSE), settings.iterations, strict=True)]
+    for number, (stride, steps) in enumerate(zip((SPARSE, DENSE), settings.iterations, strict=True)):
+        terms = [
+            Term(velocity, features, full, stride=stride),
+            Term(velocity, images, full, stride=stride, share=CORRELATION_SHARE, compare=local_correlation),
+        ]
+        if dsir:
+            terms.append(Term(velocity, dsir, half, stride=stride // 2, share=DSIR_SHARE))
+
+        def report(n: int, metrics: dict[str, float], number: int = number, steps: int = steps) -> None:
+            tick((sum(work[:number]) + work[number] * n / steps) / sum(work), metrics)
+
+        _descend(velocity, terms, settings, data_weight(*full), steps, seed, report, pair.pull)
+
+
+def data_weight(fixed_weight: Tensor, moving_weight: Tensor) -> float:
+    """`DATA_WEIGHT` times the share of the grid that both images know, by their weights ``(D, H, W)``.
+
+    The smoothness is a mean over the whole grid: so it means the same in a large grid and in a small one, with a mask
+    and without.
+    """
+    return DATA_WEIGHT * float((fixed_weight * moving_weight).mean())
 
 
 class Term:
@@ -360,6 +362,7 @@ def _descend(
     velocity: Velocity,
     terms: Sequence[Term],
     settings: Continuous,
+    data_weight: float,
     iterations: int,
     seed: int,
     tick: Callable[[int, dict[str, float]], None],
@@ -385,32 +388,40 @@ def _descend(
             *(term.compared(places[term.lattice], offset) for term in terms), strict=True
         )
         data = torch.stack(losses).sum()
-        loss = (
-            DATA_WEIGHT * data + settings.regularisation * roughness(field) + STEEP_WEIGHT * steepness(field)
-        )
-        found = DATA_WEIGHT * torch.stack(curvatures).sum(dim=0)
+        loss = data_weight * data
+        found = data_weight * torch.stack(curvatures).sum(dim=0)
         if pull is not None:
             loss = loss + pull(flows)
             found = found + pull.curvature(flows)
         (gradient,) = torch.autograd.grad(loss, field)
         curvature = found if curvature is None else torch.lerp(found, curvature, CURVATURE_MEMORY)
-        change = gauss_newton.step(
-            gradient * window, curvature, *_smoothness(field.detach(), settings.regularisation)
-        )
-        change = change * (LONGEST_STEP / change.norm(dim=0).clamp_min(LONGEST_STEP)) * window
+        smoothness, slopes, bends = _smoothness(field.detach(), settings.regularisation)
+        change = gauss_newton.step((gradient + smoothness) * window, curvature, slopes, bends)
+        length = change.square().sum(dim=0).sqrt()
+        change = change * (LONGEST_STEP / length.clamp_min(LONGEST_STEP)) * window
         share = FIRST_STEP + (LAST_STEP - FIRST_STEP) * number / max(iterations - 1, 1)
         moving = MOMENTUM * moving + velocity.change(share * change)
         velocity.coefficients = velocity.coefficients + moving
         tick(number + 1, {"dissimilarity": float(data.detach()) / 2})
 
 
-def _smoothness(field: Tensor, regularisation: float) -> tuple[list[Tensor], Tensor]:
-    """Curvature of the roughness and of the steepness in the first differences along each axis, and of the roughness
-    in the Laplacian of every node."""
-    slopes = []
+def _smoothness(field: Tensor, regularisation: float) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Of the roughness and the steepness: the gradient, and the curvature in the first differences along each axis and
+    (of the roughness) in the Laplacian of every node."""
+    gradient, slopes = torch.zeros_like(field), []
     for axis in (1, 2, 3):
         slope = field.diff(dim=axis)
-        weight = regularisation * SLOPES / _excess(slope, GENTLE_SLOPE) + STEEP_WEIGHT * (slope.abs() > STEEP)
-        slopes.append(2 / max(slope.numel(), 1) * weight)
-    bend = gauss_newton.laplacian(field) / 3**0.5  # about as long as the second differences that it adds up
-    return slopes, 2 / field.numel() * regularisation * BENDS / _excess(bend, GENTLE_BEND)
+        scale = 2 / max(slope.numel(), 1)
+        gentle = scale * regularisation * SLOPES / _excess(slope, GENTLE_SLOPE)
+        steep = scale * STEEP_WEIGHT * (slope.abs() > STEEP)
+        slopes.append(gentle + steep)
+        add_differences(gradient, slopes[-1] * slope - steep * STEEP * slope.sign(), axis)
+        for other in range(axis, 4):
+            bend = slope.diff(dim=other)
+            both = 1 if other == axis else 2  # first along the one axis, then along the other: twice the same
+            weight = both * 2 / max(bend.numel(), 1) * regularisation * BENDS / _excess(bend, GENTLE_BEND)
+            change = torch.zeros_like(slope)
+            add_differences(change, weight * bend, other)
+            add_differences(gradient, change, axis)
+    bend = laplacian(field) / 3**0.5  # about as long as the second differences that it adds up
+    return gradient, slopes, 2 / field.numel() * regularisation * BENDS / _excess(bend, GENTLE_BEND)

@@ -112,8 +112,11 @@ def register(
     run = _Run(fixed, moving, preset, resolve_device(device), seed, progress)
     run.landmarks, run.keep_features = landmarks, keep_features
     run.prepare(fixed_mask, moving_mask, initial_transform)
-    plans = run.plans(replayed)
+    if replayed is None:
+        run.plans(None)  # what cannot run is refused at once
     run.linear()
+    plans = run.plans(replayed)
+    run.tell_if_coarse(plans[0])
     while True:
         try:
             return run.deformable(plans[0])
@@ -134,10 +137,15 @@ def make_plan(
     fixed_mask: Volume | None = None,
     device: str = "auto",
 ) -> tuple[plan.Plan, list[str]]:
-    """The plan that `register` would follow now, and its warnings. Raises as `register` does."""
+    """The plan that `register` would follow now, and its warnings. Raises as `register` does.
+
+    As far as can be told before the linear stage: after it the working grid can be larger, see `plan.room`.
+    """
     run = _Run(fixed, moving, preset, resolve_device(device), 0, lambda stage, fraction, metrics: None)
     run.fixed = Scan.of(fixed, preset.normalisation.fixed, preset.normalisation, fixed_mask)
-    return run.plans(None)[0], run.warnings
+    chosen = run.plans(None)[0]
+    run.tell_if_coarse(chosen)
+    return chosen, run.warnings
 
 
 def encode_pair(
@@ -159,8 +167,9 @@ def encode_pair(
         raise InputError("Features are made through a linear transform only.")
     run = _Run(fixed, moving, preset, resolve_device(device), 0, progress)
     run.prepare(fixed_mask, moving_mask, initial_transform)
-    run.plan = run.plans(None)[0]
     run.linear()
+    run.plan = run.plans(None)[0]
+    run.tell_if_coarse(run.plan)
     return export(run.encode(), run.grid, run.matrix), run.warnings
 
 
@@ -182,6 +191,7 @@ class _Run:
         self.amortized, missing = Amortized.or_none(preset.method, device)
         self.warnings.extend(missing)
         self.method: Method = "optimise" if self.amortized is None else preset.method
+        self.room: np.ndarray | float = 0.0
         self.timings = dict.fromkeys(("encode", *STAGES), 0.0)
         self.fields: list[DisplacementField] = []
         self.inverse_fields: list[DisplacementField] = []
@@ -226,19 +236,30 @@ class _Run:
     def plans(self, replayed: plan.Plan | None) -> list[plan.Plan]:
         """What to try, in this order."""
         if replayed is not None:
-            grid = plan.working_grid(self.fixed, replayed.working_spacing_mm, self.preset)
-            if grid.size != replayed.working_size:
-                raise InputError("The plan was made for other images, masks or settings.")
-            return [replayed]
+            return [self._checked(replayed)]
         geometries = [volume.geometry for volume in (self.fixed_volume, self.moving_volume)]
-        plans = plan.ladder(self.fixed, geometries, self.preset, self.device, torch.get_num_threads())
+        threads = torch.get_num_threads()
+        plans = plan.ladder(self.fixed, geometries, self.preset, self.device, threads, self.room)
         chosen = plan.choose(plans, plan.usable_host_mb(), plan.usable_device_mb(self.device))
+        return plans[plans.index(chosen) :]
+
+    def _checked(self, replayed: plan.Plan) -> plan.Plan:
+        """With the size of the grid that is used now; a plan can have been made before the linear stage or after it."""
+        spacing = replayed.working_spacing_mm
+        before, now = (
+            plan.working_grid(self.fixed, spacing, self.preset, room).size for room in (0.0, self.room)
+        )
+        if replayed.working_size not in (before, now):
+            raise InputError("The plan was made for other images, masks or settings.")
+        return replace(replayed, working_size=now)
+
+    def tell_if_coarse(self, chosen: plan.Plan) -> None:
         if chosen.coarsened > 1:
             self.warnings.append(
-                f"The memory is not enough for a working grid of {plans[0].working_spacing_mm:.2f} mm; "
+                "The memory is not enough for a working grid of "
+                f"{chosen.working_spacing_mm / chosen.coarsened:.2f} mm; "
                 f"{chosen.working_spacing_mm:.2f} mm was used, which finds less detail."
             )
-        return plans[plans.index(chosen) :]
 
     def start_again(self, smaller: plan.Plan) -> None:
         """After the memory ran out: nothing of the deformable stages is kept."""
@@ -281,6 +302,7 @@ class _Run:
                 )
                 self.matrix = result.matrix
                 self.warnings.extend(result.warnings)
+            self.room = plan.room(self.fixed, self.moving, self.matrix)
 
     def _linear_landmarks(self) -> LinearLandmarks | None:
         weight = self.preset.continuous.landmark_weight
@@ -294,7 +316,7 @@ class _Run:
         """Features of both scans on the working grid, the moving one through the linear result."""
         with self._timed("encode"):
             spacing = self.plan.working_spacing_mm
-            self.grid = plan.working_grid(self.fixed, spacing, self.preset)
+            self.grid = plan.working_grid(self.fixed, spacing, self.preset, self.room)
             fixed, moving, eye = self.fixed.smoothed(spacing), self.moving.smoothed(spacing), np.eye(4)
             weights = [
                 scan.known_on(self.grid, matrix) for scan, matrix in ((fixed, eye), (moving, self.matrix))

@@ -17,7 +17,8 @@ import torch
 
 from ..errors import InputError, ResourceError
 from ..presets import Preset
-from ..representation.descriptor import Scan, region_box
+from ..representation.descriptor import Scan, region_bounds, region_box
+from ..transforms import affine
 from ..volume import Geometry
 from .cost import (
     DEVICE_IMAGE_BYTES,
@@ -32,6 +33,8 @@ from .instance import border_mm
 FORMAT_VERSION = 1
 LADDER = (1.0, 1.25, 1.6, 2.0, 2.5, 3.2)
 """Working spacings, as multiples of the one that suits images and preset."""
+ROOM_MM = 30.0
+"""Largest `room` on one side."""
 USABLE = 0.9
 """Share of the free memory that a plan may count on."""
 
@@ -41,7 +44,8 @@ class Plan:
     """What decides the bits of a result besides images, preset and seed, and what it is expected to cost.
 
     Attributes:
-        working_spacing_mm, working_size: the isotropic grid of the deformable stages, voxels along (i, j, k).
+        working_spacing_mm, working_size: the isotropic grid of the deformable stages, voxels along (i, j, k); before
+            the linear stage without the `room` that only that can tell.
         coarsened: factor by which the spacing was enlarged so that the memory suffices; 1 when it was not.
         feature_bits: how features are stored for the continuous stage (fixed point).
         device, threads: ``cpu`` or ``cuda:N``, and CPU threads.
@@ -82,14 +86,42 @@ class Plan:
         return plan
 
 
-def working_grid(fixed: Scan, spacing_mm: float, preset: Preset) -> Geometry:
-    """The grid of the deformable stages: the fixed body and the rim in which the velocity fades."""
+def room(fixed: Scan, moving: Scan, matrix: np.ndarray) -> np.ndarray:
+    """How far ``(3, 2)`` in mm the moving body reaches beyond the fixed one, before and after it along its axes.
+
+    A surface that moves outwards needs this room to get there. At most `ROOM_MM`; none where the field of view cuts the
+    fixed body off, nor where a mask narrows the fixed image alone.
+
+    Args:
+        matrix: linear transform fixed -> moving, 4x4, LPS mm.
+    """
+    own = region_bounds(fixed)
+    if fixed.weight is not None and moving.weight is None:
+        return np.zeros((3, 2))
+    to_index = fixed.geometry.physical_to_index @ np.linalg.inv(matrix) @ moving.geometry.index_to_physical
+    seen = affine.apply(to_index, moving.region.nonzero().flip(1).double().cpu().numpy())
+    other = np.stack((seen.min(axis=0), seen.max(axis=0)), axis=1)
+    edge = np.array([(0.5, n - 1.5) for n in fixed.geometry.size])
+    beyond = (other - own) * [-1, 1] * np.asarray(fixed.geometry.spacing)[:, None]
+    return np.where((own - edge) * [1, -1] > 0, beyond.clip(0, ROOM_MM), 0.0)
+
+
+def working_grid(
+    fixed: Scan, spacing_mm: float, preset: Preset, room_mm: np.ndarray | float = 0.0
+) -> Geometry:
+    """The grid of the deformable stages: the fixed body, the `room` of the other and the rim in which the velocity
+    fades."""
     margin = border_mm(spacing_mm, preset.continuous.control_spacing_mm)
-    return region_box(fixed, spacing_mm, margin, multiple=8)
+    return region_box(fixed, spacing_mm, margin, multiple=8, room_mm=room_mm)
 
 
 def ladder(
-    fixed: Scan, geometries: Sequence[Geometry], preset: Preset, device: torch.device, threads: int
+    fixed: Scan,
+    geometries: Sequence[Geometry],
+    preset: Preset,
+    device: torch.device,
+    threads: int,
+    room_mm: np.ndarray | float = 0.0,
 ) -> list[Plan]:
     """All plans for these images, finest first; `geometries` are those of both images as they were read."""
     suited = suited_spacing([g.spacing for g in geometries], preset)
@@ -97,7 +129,7 @@ def ladder(
     network = NETWORK_BYTES[preset.representation]
     plans: list[Plan] = []
     for factor in LADDER:
-        size = working_grid(fixed, suited * factor, preset).size
+        size = working_grid(fixed, suited * factor, preset, room_mm).size
         voxels = float(np.prod(size))
         if plans and voxels >= np.prod(plans[-1].working_size):
             continue  # a rim of whole control points can outweigh a coarser body

@@ -29,7 +29,7 @@ from ..solver.amortized import (
     pooled_weights,
     structure,
 )
-from ..solver.instance import DATA_WEIGHT, STEEP_WEIGHT, roughness, steepness
+from ..solver.instance import STEEP_WEIGHT, data_weight, roughness, steepness
 from ..transforms.grid import pool, warp
 from ..transforms.velocity import exponential
 from .shapes import seeded
@@ -143,7 +143,7 @@ def loss_terms(
     with torch.no_grad():
         error = (velocities[-1] - pair.velocity).norm(dim=0)
         mean = (error * pair.known).sum() / pair.known.sum().clamp_min(1)
-    return known, 2 * DATA_WEIGHT * alike, rough, mean
+    return known, 2 * data_weight(*pair.weights) * alike, rough, mean
 
 
 def _known(velocity: Tensor, pair: WarpPair, level: int) -> Tensor:

@@ -144,3 +144,18 @@ def upsample_lattice(field: Tensor, positions: tuple[Tensor, Tensor, Tensor]) ->
         matrix = lattice_weights(position, field.shape[axis + 1])
         result = torch.movedim(torch.movedim(result, axis + 1, -1) @ matrix.T, -1, axis + 1)
     return result
+
+
+def laplacian(field: Tensor) -> Tensor:
+    """Minus the sum of the second differences over the axes of ``(C, D, H, W)``, edges repeated."""
+    result = torch.zeros_like(field)
+    for axis in (1, 2, 3):
+        add_differences(result, field.diff(dim=axis), axis)
+    return result
+
+
+def add_differences(result: Tensor, slopes: Tensor, axis: int) -> None:
+    """Add the transposed first differences of `slopes` along an axis to `result`."""
+    n = slopes.shape[axis]
+    result.narrow(axis, 0, n).sub_(slopes)
+    result.narrow(axis, 1, n).add_(slopes)

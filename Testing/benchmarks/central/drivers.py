@@ -17,7 +17,7 @@ from masr_registration import presets
 from masr_registration.representation.descriptor import Scan
 from masr_registration.solver import convex, plan
 from masr_registration.solver.amortized import STRIDES, Pyramid, RegistrationNetwork, pooled_weights
-from masr_registration.solver.instance import DATA_WEIGHT, STEEP_WEIGHT, Velocity, roughness, steepness
+from masr_registration.solver.instance import STEEP_WEIGHT, Velocity, data_weight, roughness, steepness
 from masr_registration.solver.linear import register_linear
 from masr_registration.solver.pipeline import make_plan
 from masr_registration.transforms.chain import Affine, TransformChain
@@ -60,7 +60,7 @@ def prepare(fixed: Volume, moving: Volume, name: str) -> Prepared:
     ]
     matrix = register_linear(*scans, preset.linear, np.eye(4), lambda fraction: None).matrix
     spacing = make_plan(fixed, moving, preset, device="cpu")[0].working_spacing_mm
-    grid = plan.working_grid(scans[0], spacing, preset)
+    grid = plan.working_grid(scans[0], spacing, preset, plan.room(scans[0], scans[1], matrix))
     images, weights = [], []
     for scan, own in zip(scans, (np.eye(4), matrix), strict=True):
         images.append(pool(scan.smoothed(spacing).on(grid, own)[None], 2)[0])
@@ -125,7 +125,7 @@ def _descend(
                 features[own][(slice(None), *places)], sample(features[other], index), weight
             )
         penalty = problem.preset.continuous.regularisation * roughness(field)
-        loss = DATA_WEIGHT * data + penalty + STEEP_WEIGHT * steepness(field)
+        loss = data_weight(*problem.weights) * data + penalty + STEEP_WEIGHT * steepness(field)
         descent.zero_grad()
         loss.backward()
         if anneal:

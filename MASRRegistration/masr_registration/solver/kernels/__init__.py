@@ -6,6 +6,7 @@ numbers to float32 accuracy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -149,4 +150,17 @@ def self_compose(field: Tensor) -> Tensor:
     if backend is torch_backend or min(field.shape[1:]) < 2 or field.dtype != torch.float32:
         return compose(field, field)
     result: Tensor = _SelfCompose.apply(field, backend)  # type: ignore[no-untyped-call]
+    return result
+
+
+def normal_product(x: Tensor, blocks: Tensor, slopes: Sequence[Tensor], bends: Tensor) -> Tensor:
+    """The matrix of the normal equations of a Gauss-Newton step times a velocity ``(3, d, h, w)`` at nodes.
+
+    Args:
+        blocks: the symmetric 3 x 3 block of every node ``(6, d, h, w)``: ii, jj, kk, ij, ik, jk.
+        slopes: for each axis the weights of the squared first differences, ``(3, d - 1, h, w)`` and so on.
+        bends: the weights of the squared `grid.laplacian`, ``(1, d, h, w)``.
+    """
+    backend = backend_for(x.device) if x.dtype == torch.float32 else torch_backend
+    result: Tensor = backend.normal_product(x, blocks, slopes, bends)
     return result

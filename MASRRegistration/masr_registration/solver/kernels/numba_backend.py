@@ -13,12 +13,14 @@ from ...compiled.cells import cell_of, nearest_value
 from ...compiled.options import FAST_MATH
 from ...compiled.threads import use_torch_threads
 from .numba_correlation import correlation
+from .numba_normal import normal_product
 
 __all__ = [
     "cheapest",
     "correlation",
     "cost_volume",
     "difference",
+    "normal_product",
     "self_compose",
     "self_compose_backward",
 ]
@@ -147,6 +149,7 @@ def _self_compose(field, result):  # type: ignore[no-untyped-def]
 
 @numba.njit(fastmath=FAST_MATH, cache=True, nogil=True)
 def _self_compose_backward(field, outer, result):  # type: ignore[no-untyped-def]
+    """`result` is channels-last ``(D, H, W, 3)``: what is added to a node lies together."""
     _, depth, height, width = field.shape
     for k in range(depth):
         for j in range(height):
@@ -154,20 +157,30 @@ def _self_compose_backward(field, outer, result):  # type: ignore[no-untyped-def
                 i0, _, a, slope_a = cell_of(np.float32(i) + field[0, k, j, i], width - 1)
                 j0, _, b, slope_b = cell_of(np.float32(j) + field[1, k, j, i], height - 1)
                 k0, _, c, slope_c = cell_of(np.float32(k) + field[2, k, j, i], depth - 1)
+                x, y, z = outer[0, k, j, i], outer[1, k, j, i], outer[2, k, j, i]
                 gx, gy, gz = np.float32(0), np.float32(0), np.float32(0)
-                for corner in range(8):
-                    p, q, r = corner & 1, corner >> 1 & 1, corner >> 2
-                    wa, wb, wc = (a if p else 1 - a), (b if q else 1 - b), (c if r else 1 - c)
-                    along = np.float32(0)
-                    for n in range(3):
-                        along += outer[n, k, j, i] * field[n, k0 + r, j0 + q, i0 + p]
-                        result[n, k0 + r, j0 + q, i0 + p] += outer[n, k, j, i] * wa * wb * wc
-                    gx += (1 if p else -1) * wb * wc * along
-                    gy += (1 if q else -1) * wa * wc * along
-                    gz += (1 if r else -1) * wa * wb * along
-                result[0, k, j, i] += outer[0, k, j, i] + slope_a * gx
-                result[1, k, j, i] += outer[1, k, j, i] + slope_b * gy
-                result[2, k, j, i] += outer[2, k, j, i] + slope_c * gz
+                for r in range(2):
+                    wc = c if r else 1 - c
+                    for q in range(2):
+                        wb = b if q else 1 - b
+                        at = field[:, k0 + r, j0 + q]
+                        low = x * at[0, i0] + y * at[1, i0] + z * at[2, i0]
+                        high = x * at[0, i0 + 1] + y * at[1, i0 + 1] + z * at[2, i0 + 1]
+                        between = low + a * (high - low)
+                        gx += wb * wc * (high - low)
+                        gy += wc * between if q else -wc * between
+                        gz += wb * between if r else -wb * between
+                        near, far = wb * wc * (1 - a), wb * wc * a
+                        to = result[k0 + r, j0 + q]
+                        to[i0, 0] += near * x
+                        to[i0, 1] += near * y
+                        to[i0, 2] += near * z
+                        to[i0 + 1, 0] += far * x
+                        to[i0 + 1, 1] += far * y
+                        to[i0 + 1, 2] += far * z
+                result[k, j, i, 0] += x + slope_a * gx
+                result[k, j, i, 1] += y + slope_b * gy
+                result[k, j, i, 2] += z + slope_c * gz
 
 
 def self_compose(field: Tensor) -> Tensor:
@@ -179,9 +192,9 @@ def self_compose(field: Tensor) -> Tensor:
 
 def self_compose_backward(field: Tensor, outer: Tensor) -> Tensor:
     """Gradient of `self_compose` at `field` for an incoming gradient `outer`."""
-    result = torch.zeros_like(field, memory_format=torch.contiguous_format)
+    result = torch.zeros(*field.shape[1:], 3)
     _self_compose_backward(field.contiguous().numpy(), outer.contiguous().numpy(), result.numpy())
-    return result
+    return result.permute(3, 0, 1, 2).contiguous()
 
 
 @numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)

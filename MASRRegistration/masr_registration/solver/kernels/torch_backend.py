@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...transforms.grid import box
+from ...transforms.grid import add_differences, box, laplacian
 
 VARIANCE_FLOOR = 1e-4
 """Added to the variances of a window: below a deviation of 1 % of the intensity range there is nothing to correlate."""
@@ -125,3 +126,14 @@ def cheapest(cost: Tensor, field: Tensor, strength: float, radius: int) -> Tenso
     penalty = labels.square().sum(dim=1, keepdim=True) - 2 * labels @ field.reshape(3, -1)
     best = torch.add(cost.reshape(len(labels), -1), penalty, alpha=strength).argmin(dim=0)
     return labels[best].T.reshape_as(field)
+
+
+def normal_product(x: Tensor, blocks: Tensor, slopes: Sequence[Tensor], bends: Tensor) -> Tensor:
+    """The matrix of the normal equations times ``(3, d, h, w)``; arguments as in `kernels.normal_product`."""
+    i, j, k = x
+    ii, jj, kk, ij, ik, jk = blocks
+    result = torch.stack((ii * i + ij * j + ik * k, ij * i + jj * j + jk * k, ik * i + jk * j + kk * k))
+    result += laplacian(bends * laplacian(x))
+    for axis, weights in enumerate(slopes, start=1):
+        add_differences(result, weights * x.diff(dim=axis), axis)
+    return result
