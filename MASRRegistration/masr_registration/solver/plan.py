@@ -96,14 +96,24 @@ def room(fixed: Scan, moving: Scan, matrix: np.ndarray) -> np.ndarray:
         matrix: linear transform fixed -> moving, 4x4, LPS mm.
     """
     own = region_bounds(fixed)
-    if fixed.weight is not None and moving.weight is None:
+    ends = _ends_of_rows(moving)
+    if not len(ends) or (fixed.weight is not None and moving.weight is None):
         return np.zeros((3, 2))
     to_index = fixed.geometry.physical_to_index @ np.linalg.inv(matrix) @ moving.geometry.index_to_physical
-    seen = affine.apply(to_index, moving.region.nonzero().flip(1).double().cpu().numpy())
+    seen = affine.apply(to_index, ends)
     other = np.stack((seen.min(axis=0), seen.max(axis=0)), axis=1)
     edge = np.array([(0.5, n - 1.5) for n in fixed.geometry.size])
     beyond = (other - own) * [-1, 1] * np.asarray(fixed.geometry.spacing)[:, None]
     return np.where((own - edge) * [1, -1] > 0, beyond.clip(0, ROOM_MM), 0.0)
+
+
+def _ends_of_rows(scan: Scan) -> np.ndarray:
+    """First and last voxel (i, j, k) of the region in each of its rows ``(N, 3)``: no voxel lies farther out."""
+    rows = scan.region.any(dim=2).nonzero()
+    filled = scan.region[rows[:, 0], rows[:, 1]].byte()
+    last = filled.shape[1] - 1 - filled.flip(1).argmax(dim=1)
+    ends = [torch.cat((i[:, None], rows.flip(1)), dim=1) for i in (filled.argmax(dim=1), last)]
+    return torch.cat(ends).double().cpu().numpy()
 
 
 def working_grid(
