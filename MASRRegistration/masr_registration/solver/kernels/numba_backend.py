@@ -26,6 +26,10 @@ __all__ = [
 ]
 
 
+SLABS = 2
+"""Parts that are added up apart, always as many, so that the bits do not depend on the number of threads."""
+
+
 @numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
 def _difference(fixed, moving, position, weight, moving_weight, gradient, curvature, cost, total_weight):  # type: ignore[no-untyped-def]
     depth, height, width, channels = fixed.shape
@@ -129,10 +133,10 @@ def difference(
     )
 
 
-@numba.njit(fastmath=FAST_MATH, cache=True, nogil=True)
+@numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
 def _self_compose(field, result):  # type: ignore[no-untyped-def]
     _, depth, height, width = field.shape
-    for k in range(depth):
+    for k in numba.prange(depth):
         for j in range(height):
             for i in range(width):
                 i0, _, a, _ = cell_of(np.float32(i) + field[0, k, j, i], width - 1)
@@ -147,11 +151,20 @@ def _self_compose(field, result):  # type: ignore[no-untyped-def]
                     result[n, k, j, i] = field[n, k, j, i] + value
 
 
+@numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
+def _self_compose_backward(field, outer, slabs):  # type: ignore[no-untyped-def]
+    """Into a part ``(D, H, W, 3)`` for each of the `slabs`, channels last: what is added to a node lies together."""
+    for n in numba.prange(len(slabs)):
+        depth = field.shape[1]
+        _add_self_compose_backward(
+            field, outer, depth * n // len(slabs), depth * (n + 1) // len(slabs), slabs[n]
+        )
+
+
 @numba.njit(fastmath=FAST_MATH, cache=True, nogil=True)
-def _self_compose_backward(field, outer, result):  # type: ignore[no-untyped-def]
-    """`result` is channels-last ``(D, H, W, 3)``: what is added to a node lies together."""
+def _add_self_compose_backward(field, outer, start, stop, result):  # type: ignore[no-untyped-def]
     _, depth, height, width = field.shape
-    for k in range(depth):
+    for k in range(start, stop):
         for j in range(height):
             for i in range(width):
                 i0, _, a, slope_a = cell_of(np.float32(i) + field[0, k, j, i], width - 1)
@@ -185,6 +198,7 @@ def _self_compose_backward(field, outer, result):  # type: ignore[no-untyped-def
 
 def self_compose(field: Tensor) -> Tensor:
     """``(id + field) o (id + field) - id`` for ``(3, D, H, W)`` in voxels, every axis at least 2."""
+    use_torch_threads()
     result = torch.empty_like(field, memory_format=torch.contiguous_format)
     _self_compose(field.contiguous().numpy(), result.numpy())
     return result
@@ -192,9 +206,10 @@ def self_compose(field: Tensor) -> Tensor:
 
 def self_compose_backward(field: Tensor, outer: Tensor) -> Tensor:
     """Gradient of `self_compose` at `field` for an incoming gradient `outer`."""
-    result = torch.zeros(*field.shape[1:], 3)
-    _self_compose_backward(field.contiguous().numpy(), outer.contiguous().numpy(), result.numpy())
-    return result.permute(3, 0, 1, 2).contiguous()
+    use_torch_threads()
+    parts = torch.zeros(SLABS, *field.shape[1:], 3)
+    _self_compose_backward(field.contiguous().numpy(), outer.contiguous().numpy(), parts.numpy())
+    return parts.sum(dim=0).permute(3, 0, 1, 2).contiguous()
 
 
 @numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
