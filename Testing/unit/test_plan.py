@@ -91,11 +91,24 @@ def test_the_room_is_limited_and_none_beyond_a_cut_or_a_mask(monkeypatch: pytest
     cut = scan((60.0, 24.0, 18.0))
     assert not plan.room(cut, scan((20.0, 30.0, 18.0)), np.eye(4))[0].any()
     assert plan.room(cut, scan((20.0, 30.0, 18.0)), np.eye(4))[1].any()
-    everything = Volume(np.ones(GRID.shape, np.float32), GRID)
-    masked = scan((20.0, 24.0, 18.0), mask=everything)
-    assert not plan.room(masked, large, np.eye(4)).any()
-    both = plan.room(masked, scan((26.0, 24.0, 18.0), 4.0, everything), np.eye(4))
-    assert both.any()
+    where = np.ones(GRID.shape, np.float32)
+    everything = Volume(where.copy(), GRID)
+    where[0] = 0
+    part = Volume(where, GRID)
+    assert plan.room(scan((20.0, 24.0, 18.0), mask=everything), large, np.eye(4)).any()
+    assert not plan.room(scan((20.0, 24.0, 18.0), mask=part), large, np.eye(4)).any()
+    both = scan((20.0, 24.0, 18.0), mask=part), scan((26.0, 24.0, 18.0), 8.0, part)
+    assert plan.room(*both, np.eye(4)).any()
+
+
+def test_the_memory_must_suffice_for_the_room_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = make_plan(*pair(), QUICK, device="cpu")
+    monkeypatch.setattr(plan, "usable_host_mb", lambda: made.peak_mb)
+    assert make_plan(*pair(), QUICK, device="cpu")[0].coarsened == 1
+    monkeypatch.setattr(plan, "room", lambda *_: np.full((3, 2), 60.0))
+    result = register(*pair(), QUICK, device="cpu")
+    assert result.plan.coarsened > 1
+    assert "The memory is not enough" in result.warnings[0]
 
 
 def test_the_finest_plan_that_fits_is_chosen() -> None:

@@ -251,9 +251,10 @@ def data_weight(fixed_weight: Tensor, moving_weight: Tensor) -> float:
     """`DATA_WEIGHT` times the share of the grid that both images know, by their weights ``(D, H, W)``.
 
     The smoothness is a mean over the whole grid: so it means the same in a large grid and in a small one, with a mask
-    and without.
+    and without. Weights count by their ratio to the largest.
     """
-    return DATA_WEIGHT * float((fixed_weight * moving_weight).mean())
+    both = fixed_weight * moving_weight
+    return DATA_WEIGHT * float(both.mean() / (fixed_weight.max() * moving_weight.max()).clamp_min(1e-12))
 
 
 class Term:

@@ -112,8 +112,7 @@ def register(
     run = _Run(fixed, moving, preset, resolve_device(device), seed, progress)
     run.landmarks, run.keep_features = landmarks, keep_features
     run.prepare(fixed_mask, moving_mask, initial_transform)
-    if replayed is None:
-        run.plans(None)  # what cannot run is refused at once
+    run.plans(replayed)  # what cannot run is refused at once
     run.linear()
     plans = run.plans(replayed)
     run.tell_if_coarse(plans[0])
@@ -137,10 +136,7 @@ def make_plan(
     fixed_mask: Volume | None = None,
     device: str = "auto",
 ) -> tuple[plan.Plan, list[str]]:
-    """The plan that `register` would follow now, and its warnings. Raises as `register` does.
-
-    As far as can be told before the linear stage: after it the working grid can be larger, see `plan.room`.
-    """
+    """The plan that `register` would follow now, and its warnings. Raises as `register` does."""
     run = _Run(fixed, moving, preset, resolve_device(device), 0, lambda stage, fraction, metrics: None)
     run.fixed = Scan.of(fixed, preset.normalisation.fixed, preset.normalisation, fixed_mask)
     chosen = run.plans(None)[0]
@@ -234,24 +230,20 @@ class _Run:
         self.moving = moving
 
     def plans(self, replayed: plan.Plan | None) -> list[plan.Plan]:
-        """What to try, in this order."""
+        """What to try, in this order. After the linear stage the memory must suffice for the `room` as well."""
         if replayed is not None:
-            return [self._checked(replayed)]
+            grid = plan.working_grid(self.fixed, replayed.working_spacing_mm, self.preset)
+            if grid.size != replayed.working_size:
+                raise InputError("The plan was made for other images, masks or settings.")
+            return [replayed]
         geometries = [volume.geometry for volume in (self.fixed_volume, self.moving_volume)]
         threads = torch.get_num_threads()
-        plans = plan.ladder(self.fixed, geometries, self.preset, self.device, threads, self.room)
-        chosen = plan.choose(plans, plan.usable_host_mb(), plan.usable_device_mb(self.device))
-        return plans[plans.index(chosen) :]
-
-    def _checked(self, replayed: plan.Plan) -> plan.Plan:
-        """With the size of the grid that is used now; a plan can have been made before the linear stage or after it."""
-        spacing = replayed.working_spacing_mm
-        before, now = (
-            plan.working_grid(self.fixed, spacing, self.preset, room).size for room in (0.0, self.room)
+        plans, roomy = (
+            plan.ladder(self.fixed, geometries, self.preset, self.device, threads, room)
+            for room in (0.0, self.room)
         )
-        if replayed.working_size not in (before, now):
-            raise InputError("The plan was made for other images, masks or settings.")
-        return replace(replayed, working_size=now)
+        fitting = plan.choose(roomy, plan.usable_host_mb(), plan.usable_device_mb(self.device))
+        return [p for p in plans if p.coarsened >= fitting.coarsened] or plans[-1:]
 
     def tell_if_coarse(self, chosen: plan.Plan) -> None:
         if chosen.coarsened > 1:

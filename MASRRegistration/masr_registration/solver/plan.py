@@ -44,8 +44,8 @@ class Plan:
     """What decides the bits of a result besides images, preset and seed, and what it is expected to cost.
 
     Attributes:
-        working_spacing_mm, working_size: the isotropic grid of the deformable stages, voxels along (i, j, k); before
-            the linear stage without the `room` that only that can tell.
+        working_spacing_mm, working_size: the isotropic grid of the deformable stages, voxels along (i, j, k),
+            without the `room` that is added when the linear stage has told it.
         coarsened: factor by which the spacing was enlarged so that the memory suffices; 1 when it was not.
         feature_bits: how features are stored for the continuous stage (fixed point).
         device, threads: ``cpu`` or ``cuda:N``, and CPU threads.
@@ -97,7 +97,8 @@ def room(fixed: Scan, moving: Scan, matrix: np.ndarray) -> np.ndarray:
     """
     own = region_bounds(fixed)
     ends = _ends_of_rows(moving)
-    if not len(ends) or (fixed.weight is not None and moving.weight is None):
+    narrow = [scan.weight is not None and not bool(scan.weight.all()) for scan in (fixed, moving)]
+    if not len(ends) or narrow == [True, False]:
         return np.zeros((3, 2))
     to_index = fixed.geometry.physical_to_index @ np.linalg.inv(matrix) @ moving.geometry.index_to_physical
     seen = affine.apply(to_index, ends)
@@ -133,7 +134,10 @@ def ladder(
     threads: int,
     room_mm: np.ndarray | float = 0.0,
 ) -> list[Plan]:
-    """All plans for these images, finest first; `geometries` are those of both images as they were read."""
+    """All plans for these images, finest first; `geometries` are those of both images as they were read.
+
+    `room_mm` counts in what they are expected to cost, and in their size.
+    """
     suited = suited_spacing([g.spacing for g in geometries], preset)
     image_voxels = sum(float(np.prod(g.size)) for g in geometries)
     network = NETWORK_BYTES[preset.representation]
