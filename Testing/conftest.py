@@ -27,6 +27,22 @@ def _exact_small_numbers() -> Iterator[None]:
         sys.modules["torch"].set_flush_denormal(False)
 
 
+@pytest.fixture(autouse=True)
+def _own_numbers_of_threads() -> Iterator[None]:
+    """What runs as in a process of its own says there how many threads to start: no other test shall inherit that.
+
+    numba refuses to load a kernel once such a variable differs from the threads that it started.
+    """
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
 @pytest.fixture
 def data_folder() -> Path:
     """The development images; tests that use it carry the mark `data` and are skipped without it."""
