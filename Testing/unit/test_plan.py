@@ -91,24 +91,36 @@ def test_the_room_is_limited_and_none_beyond_a_cut_or_a_mask(monkeypatch: pytest
     cut = scan((60.0, 24.0, 18.0))
     assert not plan.room(cut, scan((20.0, 30.0, 18.0)), np.eye(4))[0].any()
     assert plan.room(cut, scan((20.0, 30.0, 18.0)), np.eye(4))[1].any()
-    where = np.ones(GRID.shape, np.float32)
-    everything = Volume(where.copy(), GRID)
-    where[0] = 0
-    part = Volume(where, GRID)
-    assert plan.room(scan((20.0, 24.0, 18.0), mask=everything), large, np.eye(4)).any()
-    assert not plan.room(scan((20.0, 24.0, 18.0), mask=part), large, np.eye(4)).any()
-    both = scan((20.0, 24.0, 18.0), mask=part), scan((26.0, 24.0, 18.0), 8.0, part)
-    assert plan.room(*both, np.eye(4)).any()
+
+    def mask(*inside: slice, outside: float = 0.0) -> Volume:
+        values = np.full(GRID.shape, outside, np.float32)
+        values[inside] = 1
+        return Volume(values, GRID)
+
+    def with_mask(where: Volume) -> Scan:
+        return scan((20.0, 24.0, 18.0), mask=where)
+
+    assert plan.room(with_mask(mask()), large, np.eye(4)).any()
+    hole = mask()
+    hole.array[10:12, 10:12, 10:12] = 0
+    assert plan.room(with_mask(hole), large, np.eye(4)).any()
+    narrow = mask(slice(8, 14), slice(8, 18), slice(8, 16))
+    assert not plan.room(with_mask(narrow), large, np.eye(4)).any()
+    soft = mask(slice(8, 14), slice(8, 18), slice(8, 16), outside=0.01)
+    assert not plan.room(with_mask(soft), large, np.eye(4)).any()
+    both = scan((26.0, 24.0, 18.0), 8.0, mask(slice(4, 18), slice(4, 22), slice(4, 24)))
+    assert plan.room(with_mask(narrow), both, np.eye(4)).any()
 
 
-def test_the_memory_must_suffice_for_the_room_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_memory_for_it_there_is_no_room_but_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     made, _ = make_plan(*pair(), QUICK, device="cpu")
-    monkeypatch.setattr(plan, "usable_host_mb", lambda: made.peak_mb)
-    assert make_plan(*pair(), QUICK, device="cpu")[0].coarsened == 1
     monkeypatch.setattr(plan, "room", lambda *_: np.full((3, 2), 60.0))
-    result = register(*pair(), QUICK, device="cpu")
-    assert result.plan.coarsened > 1
-    assert "The memory is not enough" in result.warnings[0]
+    told = "holds the moving body too"
+    assert not any(told in warning for warning in register(*pair(), QUICK, device="cpu").warnings)
+    monkeypatch.setattr(plan, "usable_host_mb", lambda: made.peak_mb)
+    tight = register(*pair(), QUICK, device="cpu")
+    assert tight.plan == made
+    assert any(told in warning for warning in tight.warnings)
 
 
 def test_the_finest_plan_that_fits_is_chosen() -> None:

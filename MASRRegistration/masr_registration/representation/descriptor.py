@@ -142,9 +142,9 @@ class Scan:
         return sample(image[None], index, nearest=True, zeros=True)[0]
 
 
-def region_bounds(scan: Scan) -> np.ndarray:
-    """First and last edge ``(3, 2)`` of the scan's region along (i, j, k), in voxels."""
-    occupied = [scan.region.any(dim=d1).any(dim=d2).nonzero()[:, 0] for d1, d2 in ((0, 0), (0, 1), (1, 1))]
+def region_bounds(region: Tensor) -> np.ndarray:
+    """First and last edge ``(3, 2)`` of ``(D, H, W)`` bool along (i, j, k), in voxels."""
+    occupied = [region.any(dim=d1).any(dim=d2).nonzero()[:, 0] for d1, d2 in ((0, 0), (0, 1), (1, 1))]
     return np.array([(int(o[0]) - 0.5, int(o[-1]) + 0.5) for o in occupied])
 
 
@@ -157,7 +157,7 @@ def region_box(
     """
     geometry = scan.geometry
     room = np.broadcast_to(room_mm, (3, 2)) / np.asarray(geometry.spacing)[:, None]
-    bounds = region_bounds(scan) + room * [-1, 1]
+    bounds = region_bounds(scan.region) + room * [-1, 1]
     extent = (bounds[:, 1] - bounds[:, 0]) * geometry.spacing + 2 * margin_mm
     size = np.ceil(extent / (spacing_mm * multiple) - 1e-6).astype(int) * multiple
     centre = (geometry.index_to_physical @ [*bounds.mean(axis=1), 1.0])[:3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -35,7 +36,7 @@ REFINEMENT_SHARE = 1 / 2
 def refinement(continuous: Continuous) -> Continuous:
     """The shorter continuous stage that follows the registration network."""
     sparse, dense = continuous.iterations
-    return replace(continuous, iterations=(round(REFINEMENT_SHARE * sparse), dense))
+    return replace(continuous, iterations=(math.ceil(REFINEMENT_SHARE * sparse), dense))
 
 
 def suited_spacing(spacings: Sequence[Sequence[float]], preset: Preset) -> float:

@@ -233,18 +233,24 @@ def optimise(pair: Pair, velocity: Velocity, settings: Continuous, seed: int, ti
     half = [pool(w[None], 2)[0] for w in full]
     dsir = [channels_last(x) for x in (pair.fixed_dsir, pair.moving_dsir) if x is not None]
     work = [steps / stride for stride, steps in zip((SPARSE, DENSE), settings.iterations, strict=True)]
-    for number, (stride, steps) in enumerate(zip((SPARSE, DENSE), settings.iterations, strict=True)):
-        terms = [
+
+    def terms(stride: int) -> list[Term]:
+        result = [
             Term(velocity, features, full, stride=stride),
             Term(velocity, images, full, stride=stride, share=CORRELATION_SHARE, compare=local_correlation),
         ]
         if dsir:
-            terms.append(Term(velocity, dsir, half, stride=stride // 2, share=DSIR_SHARE))
+            result.append(Term(velocity, dsir, half, stride=stride // 2, share=DSIR_SHARE))
+        return result
+
+    for number, (stride, steps) in enumerate(zip((SPARSE, DENSE), settings.iterations, strict=True)):
+        if not steps:
+            continue
 
         def report(n: int, metrics: dict[str, float], number: int = number, steps: int = steps) -> None:
             tick((sum(work[:number]) + work[number] * n / steps) / sum(work), metrics)
 
-        _descend(velocity, terms, settings, data_weight(*full), steps, seed, report, pair.pull)
+        _descend(velocity, terms(stride), settings, data_weight(*full), steps, seed, report, pair.pull)
 
 
 def data_weight(fixed_weight: Tensor, moving_weight: Tensor) -> float:

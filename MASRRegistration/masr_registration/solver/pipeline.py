@@ -112,10 +112,9 @@ def register(
     run = _Run(fixed, moving, preset, resolve_device(device), seed, progress)
     run.landmarks, run.keep_features = landmarks, keep_features
     run.prepare(fixed_mask, moving_mask, initial_transform)
-    run.plans(replayed)  # what cannot run is refused at once
-    run.linear()
     plans = run.plans(replayed)
-    run.tell_if_coarse(plans[0])
+    run.linear()
+    run.make_room(plans[0], certain=replayed is not None)
     while True:
         try:
             return run.deformable(plans[0])
@@ -136,12 +135,13 @@ def make_plan(
     fixed_mask: Volume | None = None,
     device: str = "auto",
 ) -> tuple[plan.Plan, list[str]]:
-    """The plan that `register` would follow now, and its warnings. Raises as `register` does."""
+    """The plan that `register` would follow now, and its warnings. Raises as `register` does.
+
+    What it is expected to cost is that of the fixed body's grid: the `plan.room` comes on top.
+    """
     run = _Run(fixed, moving, preset, resolve_device(device), 0, lambda stage, fraction, metrics: None)
     run.fixed = Scan.of(fixed, preset.normalisation.fixed, preset.normalisation, fixed_mask)
-    chosen = run.plans(None)[0]
-    run.tell_if_coarse(chosen)
-    return chosen, run.warnings
+    return run.plans(None)[0], run.warnings
 
 
 def encode_pair(
@@ -163,9 +163,9 @@ def encode_pair(
         raise InputError("Features are made through a linear transform only.")
     run = _Run(fixed, moving, preset, resolve_device(device), 0, progress)
     run.prepare(fixed_mask, moving_mask, initial_transform)
-    run.linear()
     run.plan = run.plans(None)[0]
-    run.tell_if_coarse(run.plan)
+    run.linear()
+    run.make_room(run.plan)
     return export(run.encode(), run.grid, run.matrix), run.warnings
 
 
@@ -230,32 +230,44 @@ class _Run:
         self.moving = moving
 
     def plans(self, replayed: plan.Plan | None) -> list[plan.Plan]:
-        """What to try, in this order. After the linear stage the memory must suffice for the `room` as well."""
+        """What to try, in this order."""
         if replayed is not None:
             grid = plan.working_grid(self.fixed, replayed.working_spacing_mm, self.preset)
             if grid.size != replayed.working_size:
                 raise InputError("The plan was made for other images, masks or settings.")
             return [replayed]
         geometries = [volume.geometry for volume in (self.fixed_volume, self.moving_volume)]
-        threads = torch.get_num_threads()
-        plans, roomy = (
-            plan.ladder(self.fixed, geometries, self.preset, self.device, threads, room)
-            for room in (0.0, self.room)
-        )
-        fitting = plan.choose(roomy, plan.usable_host_mb(), plan.usable_device_mb(self.device))
-        return [p for p in plans if p.coarsened >= fitting.coarsened] or plans[-1:]
-
-    def tell_if_coarse(self, chosen: plan.Plan) -> None:
+        plans = plan.ladder(self.fixed, geometries, self.preset, self.device, torch.get_num_threads())
+        chosen = plan.choose(plans, plan.usable_host_mb(), plan.usable_device_mb(self.device))
         if chosen.coarsened > 1:
             self.warnings.append(
-                "The memory is not enough for a working grid of "
-                f"{chosen.working_spacing_mm / chosen.coarsened:.2f} mm; "
+                f"The memory is not enough for a working grid of {plans[0].working_spacing_mm:.2f} mm; "
                 f"{chosen.working_spacing_mm:.2f} mm was used, which finds less detail."
             )
+        return plans[plans.index(chosen) :]
+
+    def make_room(self, chosen: plan.Plan, certain: bool = False) -> None:
+        """After the linear stage: the `plan.room`, where the memory suffices for it or a replay must do the same."""
+        room = plan.room(self.fixed, self.moving, self.matrix)
+        release_memory()
+        if room.any() and not certain:
+            geometries = [volume.geometry for volume in (self.fixed_volume, self.moving_volume)]
+            size = plan.working_grid(self.fixed, chosen.working_spacing_mm, self.preset, room).size
+            needed = plan.costed(chosen, geometries, self.preset, size)
+            try:
+                plan.choose([needed], plan.usable_host_mb(), plan.usable_device_mb(self.device))
+            except ResourceError:
+                self.warnings.append(
+                    "The memory is not enough for a working grid that holds the moving body too; "
+                    "what lies farther out than the fixed body was not followed all the way."
+                )
+                return
+        self.room = room
 
     def start_again(self, smaller: plan.Plan) -> None:
         """After the memory ran out: nothing of the deformable stages is kept."""
         self.fields, self.inverse_fields = [], []
+        self.room = 0.0
         release_memory()
         self.warnings.append(
             f"The memory ran out; the registration was repeated on a working grid of "
@@ -294,7 +306,6 @@ class _Run:
                 )
                 self.matrix = result.matrix
                 self.warnings.extend(result.warnings)
-            self.room = plan.room(self.fixed, self.moving, self.matrix)
 
     def _linear_landmarks(self) -> LinearLandmarks | None:
         weight = self.preset.continuous.landmark_weight

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 
 from ..errors import InputError, ResourceError
 from ..presets import Preset
-from ..representation.descriptor import Scan, region_bounds, region_box
+from ..representation.descriptor import NEGLIGIBLE, Scan, region_bounds, region_box
 from ..transforms import affine
 from ..volume import Geometry
 from .cost import (
@@ -90,22 +90,23 @@ def room(fixed: Scan, moving: Scan, matrix: np.ndarray) -> np.ndarray:
     """How far ``(3, 2)`` in mm the moving body reaches beyond the fixed one, before and after it along its axes.
 
     A surface that moves outwards needs this room to get there. At most `ROOM_MM`; none where the field of view cuts the
-    fixed body off, nor where a mask narrows the fixed image alone.
+    fixed body off, nor where a mask does that and the moving image has none.
 
     Args:
         matrix: linear transform fixed -> moving, 4x4, LPS mm.
     """
-    own = region_bounds(fixed)
     ends = _ends_of_rows(moving)
-    narrow = [scan.weight is not None and not bool(scan.weight.all()) for scan in (fixed, moving)]
-    if not len(ends) or narrow == [True, False]:
+    if not len(ends):
         return np.zeros((3, 2))
+    own = region_bounds(fixed.region)
+    seen = np.array([(-0.5, n - 0.5) for n in fixed.geometry.size])
+    if fixed.weight is not None and (moving.weight is None or bool(moving.weight.all())):
+        seen = region_bounds(fixed.weight >= min(NEGLIGIBLE, float(fixed.weight.max())))
     to_index = fixed.geometry.physical_to_index @ np.linalg.inv(matrix) @ moving.geometry.index_to_physical
-    seen = affine.apply(to_index, ends)
-    other = np.stack((seen.min(axis=0), seen.max(axis=0)), axis=1)
-    edge = np.array([(0.5, n - 1.5) for n in fixed.geometry.size])
+    places = affine.apply(to_index, ends)
+    other = np.stack((places.min(axis=0) - 0.5, places.max(axis=0) + 0.5), axis=1)
     beyond = (other - own) * [-1, 1] * np.asarray(fixed.geometry.spacing)[:, None]
-    return np.where((own - edge) * [1, -1] > 0, beyond.clip(0, ROOM_MM), 0.0)
+    return np.where((own - seen) * [1, -1] > 1, beyond.clip(0, ROOM_MM), 0.0)
 
 
 def _ends_of_rows(scan: Scan) -> np.ndarray:
@@ -127,42 +128,31 @@ def working_grid(
 
 
 def ladder(
-    fixed: Scan,
-    geometries: Sequence[Geometry],
-    preset: Preset,
-    device: torch.device,
-    threads: int,
-    room_mm: np.ndarray | float = 0.0,
+    fixed: Scan, geometries: Sequence[Geometry], preset: Preset, device: torch.device, threads: int
 ) -> list[Plan]:
-    """All plans for these images, finest first; `geometries` are those of both images as they were read.
-
-    `room_mm` counts in what they are expected to cost, and in their size.
-    """
+    """All plans for these images, finest first; `geometries` are those of both images as they were read."""
     suited = suited_spacing([g.spacing for g in geometries], preset)
-    image_voxels = sum(float(np.prod(g.size)) for g in geometries)
-    network = NETWORK_BYTES[preset.representation]
     plans: list[Plan] = []
     for factor in LADDER:
-        size = working_grid(fixed, suited * factor, preset, room_mm).size
-        voxels = float(np.prod(size))
-        if plans and voxels >= np.prod(plans[-1].working_size):
+        size = working_grid(fixed, suited * factor, preset).size
+        if plans and np.prod(size) >= np.prod(plans[-1].working_size):
             continue  # a rim of whole control points can outweigh a coarser body
-        cuda = device.type != "cpu"
-        plans.append(
-            Plan(
-                suited * factor,
-                size,
-                factor,
-                str(device),
-                threads,
-                round(predicted_mb(image_voxels, 0.0 if cuda else voxels, network)),
-                round((DEVICE_IMAGE_BYTES * image_voxels + (DEVICE_WORKING_BYTES + network) * voxels) / 1e6)
-                if cuda
-                else 0.0,
-                seconds=predicted_seconds(voxels, preset, threads),
-            )
-        )
+        made = Plan(suited * factor, size, factor, str(device), threads, 0.0, 0.0)
+        plans.append(costed(made, geometries, preset, size))
     return plans
+
+
+def costed(plan: Plan, geometries: Sequence[Geometry], preset: Preset, size: Sequence[int]) -> Plan:
+    """A plan with what it is expected to cost on a working grid of this size."""
+    image_voxels, voxels = sum(float(np.prod(g.size)) for g in geometries), float(np.prod(size))
+    network, cuda = NETWORK_BYTES[preset.representation], plan.device != "cpu"
+    on_device = DEVICE_IMAGE_BYTES * image_voxels + (DEVICE_WORKING_BYTES + network) * voxels
+    return replace(
+        plan,
+        peak_mb=round(predicted_mb(image_voxels, 0.0 if cuda else voxels, network)),
+        device_peak_mb=round(on_device / 1e6) if cuda else 0.0,
+        seconds=predicted_seconds(voxels, preset, plan.threads),
+    )
 
 
 def choose(plans: Sequence[Plan], free_mb: float, free_device_mb: float = np.inf) -> Plan:
