@@ -113,14 +113,24 @@ def test_the_room_is_limited_and_none_beyond_a_cut_or_a_mask(monkeypatch: pytest
 
 
 def test_without_the_memory_for_it_there_is_no_room_but_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    search, seen = convex.search, []
+
+    def watched(*arguments: Any) -> Any:
+        seen.append(arguments[0][0].numel())
+        return search(*arguments)
+
     made, _ = make_plan(*pair(), QUICK, device="cpu")
+    monkeypatch.setattr(convex, "search", watched)
     monkeypatch.setattr(plan, "room", lambda *_: np.full((3, 2), 60.0))
     told = "holds the moving body too"
     assert not any(told in warning for warning in register(*pair(), QUICK, device="cpu").warnings)
     monkeypatch.setattr(plan, "usable_host_mb", lambda: made.peak_mb)
     tight = register(*pair(), QUICK, device="cpu")
-    assert tight.plan == made
+    assert tight.plan == replace(made, roomy=False)
     assert any(told in warning for warning in tight.warnings)
+    for replayed in (made, tight.plan):
+        assert register(*pair(), QUICK, device="cpu", replayed=replayed).plan == replayed
+    assert seen[0] == seen[2] > seen[1] == seen[3]
 
 
 def test_the_finest_plan_that_fits_is_chosen() -> None:
@@ -151,6 +161,7 @@ def test_a_plan_travels_as_json() -> None:
         {"threads": None},
         {"seconds": [1]},
         {"feature_bits": 3},
+        {"roomy": "yes"},
     ],
 )
 def test_what_is_no_plan_is_refused(change: dict[str, Any]) -> None:

@@ -114,7 +114,8 @@ def register(
     run.prepare(fixed_mask, moving_mask, initial_transform)
     plans = run.plans(replayed)
     run.linear()
-    run.make_room(plans[0], certain=replayed is not None)
+    if replayed is None:
+        plans[0] = run.fitting(plans[0])
     while True:
         try:
             return run.deformable(plans[0])
@@ -124,6 +125,7 @@ def register(
         del plans[0]
         if not plans:
             raise ResourceError("The memory ran out, and there is no smaller plan.")
+        plans[0] = replace(plans[0], roomy=False)
         run.start_again(plans[0])
 
 
@@ -165,7 +167,7 @@ def encode_pair(
     run.prepare(fixed_mask, moving_mask, initial_transform)
     run.plan = run.plans(None)[0]
     run.linear()
-    run.make_room(run.plan)
+    run.plan = run.fitting(run.plan)
     return export(run.encode(), run.grid, run.matrix), run.warnings
 
 
@@ -187,7 +189,6 @@ class _Run:
         self.amortized, missing = Amortized.or_none(preset.method, device)
         self.warnings.extend(missing)
         self.method: Method = "optimise" if self.amortized is None else preset.method
-        self.room: np.ndarray | float = 0.0
         self.timings = dict.fromkeys(("encode", *STAGES), 0.0)
         self.fields: list[DisplacementField] = []
         self.inverse_fields: list[DisplacementField] = []
@@ -246,28 +247,28 @@ class _Run:
             )
         return plans[plans.index(chosen) :]
 
-    def make_room(self, chosen: plan.Plan, certain: bool = False) -> None:
-        """After the linear stage: the `plan.room`, where the memory suffices for it or a replay must do the same."""
-        room = plan.room(self.fixed, self.moving, self.matrix)
+    def fitting(self, chosen: plan.Plan) -> plan.Plan:
+        """After the linear stage: the plan, without the `plan.room` where the memory does not suffice for it."""
         release_memory()
-        if room.any() and not certain:
-            geometries = [volume.geometry for volume in (self.fixed_volume, self.moving_volume)]
-            size = plan.working_grid(self.fixed, chosen.working_spacing_mm, self.preset, room).size
-            needed = plan.costed(chosen, geometries, self.preset, size)
-            try:
-                plan.choose([needed], plan.usable_host_mb(), plan.usable_device_mb(self.device))
-            except ResourceError:
-                self.warnings.append(
-                    "The memory is not enough for a working grid that holds the moving body too; "
-                    "what lies farther out than the fixed body was not followed all the way."
-                )
-                return
-        self.room = room
+        geometries = [volume.geometry for volume in (self.fixed_volume, self.moving_volume)]
+        needed = plan.costed(chosen, geometries, self.preset, self.working_grid(chosen).size)
+        try:
+            plan.choose([needed], plan.usable_host_mb(), plan.usable_device_mb(self.device))
+        except ResourceError:
+            self.warnings.append(
+                "The memory is not enough for a working grid that holds the moving body too; "
+                "what lies farther out than the fixed body was not followed all the way."
+            )
+            return replace(chosen, roomy=False)
+        return chosen
+
+    def working_grid(self, chosen: plan.Plan) -> Geometry:
+        room = plan.room(self.fixed, self.moving, self.matrix) if chosen.roomy else 0.0
+        return plan.working_grid(self.fixed, chosen.working_spacing_mm, self.preset, room)
 
     def start_again(self, smaller: plan.Plan) -> None:
         """After the memory ran out: nothing of the deformable stages is kept."""
         self.fields, self.inverse_fields = [], []
-        self.room = 0.0
         release_memory()
         self.warnings.append(
             f"The memory ran out; the registration was repeated on a working grid of "
@@ -319,7 +320,7 @@ class _Run:
         """Features of both scans on the working grid, the moving one through the linear result."""
         with self._timed("encode"):
             spacing = self.plan.working_spacing_mm
-            self.grid = plan.working_grid(self.fixed, spacing, self.preset, self.room)
+            self.grid = self.working_grid(self.plan)
             fixed, moving, eye = self.fixed.smoothed(spacing), self.moving.smoothed(spacing), np.eye(4)
             weights = [
                 scan.known_on(self.grid, matrix) for scan, matrix in ((fixed, eye), (moving, self.matrix))

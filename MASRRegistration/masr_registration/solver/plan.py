@@ -47,6 +47,7 @@ class Plan:
         working_spacing_mm, working_size: the isotropic grid of the deformable stages, voxels along (i, j, k),
             without the `room` that is added when the linear stage has told it.
         coarsened: factor by which the spacing was enlarged so that the memory suffices; 1 when it was not.
+        roomy: whether the grid gets that `room`; not where the memory did not suffice for it.
         feature_bits: how features are stored for the continuous stage (fixed point).
         device, threads: ``cpu`` or ``cuda:N``, and CPU threads.
         peak_mb: predicted peak memory of the process, in MB (10^6 bytes).
@@ -61,6 +62,7 @@ class Plan:
     threads: int
     peak_mb: float
     device_peak_mb: float = 0.0
+    roomy: bool = True
     feature_bits: int = 16
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -78,6 +80,7 @@ class Plan:
             numbers = [plan.working_spacing_mm, plan.coarsened, plan.peak_mb, plan.device_peak_mb]
             numbers += [*plan.working_size, plan.threads, *plan.seconds.values()]
             sound = all(np.isfinite(float(n)) for n in numbers) and isinstance(plan.device, str)
+            sound = sound and isinstance(plan.roomy, bool)
             sound = sound and plan.working_spacing_mm > 0 and len(plan.working_size) == 3
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise InputError("The plan is incomplete or has an entry of the wrong kind.") from error
