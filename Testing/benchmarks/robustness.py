@@ -100,7 +100,7 @@ class Warp:
         noise = [sitk.GetImageFromArray(rng.normal(size=fixed.array.shape)) for _ in range(3)]
         field = np.stack(
             [sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(n, WARP_SIGMA_MM)) for n in noise]
-        )
+        ).astype(np.float64)  # what a displacement field of SimpleITK holds; the filter gives float32
         return cls(field * WARP_MM / np.linalg.norm(field, axis=0)[fixed.array > 0].mean())
 
     def of(self, volume: Volume) -> Volume:
