@@ -181,6 +181,32 @@ def test_where_an_image_says_nothing_the_field_stays_smooth_and_small() -> None:
     assert found.norm(dim=0)[hidden].mean() < 0.5 * WARP.norm(dim=0)[hidden].mean()
 
 
+def test_unknown_space_around_and_equal_weights_change_nothing() -> None:
+    """The smoothness weighs the same beside the images: in a larger grid, and where all voxels count half."""
+    images = [image(WARP, "t1"), image(torch.zeros_like(WARP), "t2")]
+    minds, ones = [mind_ssc(x) for x in images], torch.ones(SHAPE)
+    settings = replace(SETTINGS, iterations=(8, 4), regularisation=20.0)
+
+    def found(pad: int, share: float) -> torch.Tensor:
+        def wide(x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.pad(x, (pad,) * 6)
+
+        weights = [wide(ones * share), wide(ones)]
+        features = [compact(torch.stack([wide(channel) for channel in mind])) for mind in minds]
+        shape = (SHAPE[0] + 2 * pad, SHAPE[1] + 2 * pad, SHAPE[2] + 2 * pad)
+        velocity = Velocity(shape, SPACING_MM, SETTINGS.control_spacing_mm)
+        pair = Pair(features[0], features[1], *weights, SPACING_MM, *(wide(x) for x in images))
+        optimise(pair, velocity, settings, 0, lambda *_: None)
+        inner = slice(pad // velocity.step, (pad + SHAPE[0]) // velocity.step)
+        return exponential(velocity.at_nodes())[:, inner, inner, inner][:, 3:-3, 3:-3, 3:-3]
+
+    alone = found(16, 1.0)
+    assert alone.abs().max() > 0.2
+    torch.testing.assert_close(found(16, 0.5), alone, atol=2e-3, rtol=0)
+    change = (found(32, 1.0) - alone).norm(dim=0).mean() / alone.norm(dim=0).mean()
+    assert change < 0.03
+
+
 def random_velocity(spacing_mm: float, control_spacing_mm: float, amplitude: float) -> Velocity:
     velocity = Velocity((40, 48, 56), spacing_mm, control_spacing_mm)
     rng = np.random.default_rng(0)
